@@ -1,0 +1,28 @@
+# Thin on purpose: each target is one command that also works by hand.
+.DEFAULT_GOAL := help
+.PHONY: help packages build demo test bench lint clean
+
+help:        ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+packages:    ## install the Debian packages that the other targets need (does nothing where they are there)
+	@scripts/install-packages
+
+build: packages   ## build build/continuo, with tests and benchmarks
+	@cmake --preset release >build.log 2>&1 || { cat build.log; exit 1; }
+	@cmake --build --preset release
+
+demo: build  ## migrate a VM live and certify its clocks; uses an emulated host where the local /dev/kvm will not do
+	@build/continuo demo
+
+test: build  ## every test that this machine can run; names what it skipped
+	@scripts/run-tests
+
+bench: build ## the figures of the README, as ratios measured in one run
+	@scripts/run-benchmarks
+
+lint: build  ## clang-format, clang-tidy, layering
+	@scripts/lint
+
+clean:       ## remove build folders
+	@rm -rf build build-* build.log

@@ -1,0 +1,97 @@
+// Rates: frequencies in Hz and exact ratios of two of them. A ratio is a reduced fraction of 64-bit
+// integers, so a frequency in Hz or kHz, KVM's TSC multipliers and pvclock's mul and shift are all
+// ratios without loss.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <optional>
+
+#include "continuo/time/wide.h"
+
+namespace continuo::time {
+
+inline constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
+
+/// A frequency, exact, never zero.
+class Hz {
+  public:
+    /// nullopt for zero: a clock that stands still has no frequency.
+    static constexpr std::optional<Hz> from_hz(std::uint64_t hz) {
+        if (hz == 0) return std::nullopt;
+        return Hz{hz};
+    }
+    /// nullopt for zero and above 2^64/1000 kHz.
+    static constexpr std::optional<Hz> from_khz(std::uint64_t khz) {
+        if (khz > std::numeric_limits<std::uint64_t>::max() / 1000) return std::nullopt;
+        return from_hz(khz * 1000);
+    }
+    constexpr std::uint64_t hz() const { return hz_; }
+    /// Whole kHz, rounded down: the unit of KVM_SET_TSC_KHZ. The caller accounts for up to 999 Hz
+    /// lost.
+    constexpr std::uint64_t floor_khz() const { return hz_ / 1000; }
+    friend constexpr bool operator==(Hz, Hz) = default;
+
+  private:
+    explicit constexpr Hz(std::uint64_t hz) : hz_{hz} {}
+    std::uint64_t hz_;
+};
+
+/// A non-negative rational num/den in lowest terms; units of the range axis for each unit of the
+/// domain axis.
+class ExactRatio {
+  public:
+    /// The identity, 1/1.
+    constexpr ExactRatio() = default;
+    /// num/den reduced; nullopt where den is 0.
+    static constexpr std::optional<ExactRatio> make(std::uint64_t num, std::uint64_t den) {
+        if (den == 0) return std::nullopt;
+        const std::uint64_t g = std::gcd(num, den);
+        return ExactRatio{num / g, den / g};
+    }
+    /// ns for each tick of a counter of this frequency.
+    static constexpr ExactRatio nanos_per_tick(Hz hz) { return *make(kNanosPerSecond, hz.hz()); }
+    /// Ticks of a counter of this frequency for each ns.
+    static constexpr ExactRatio ticks_per_nano(Hz hz) { return *make(hz.hz(), kNanosPerSecond); }
+    /// Ticks of `to` for each tick of `from`.
+    static constexpr ExactRatio between(Hz from, Hz to) { return *make(to.hz(), from.hz()); }
+
+    constexpr std::uint64_t num() const { return num_; }
+    constexpr std::uint64_t den() const { return den_; }
+    /// den/num; nullopt for zero.
+    constexpr std::optional<ExactRatio> inverse() const { return make(den_, num_); }
+    friend constexpr bool operator==(ExactRatio, ExactRatio) = default;
+
+  private:
+    constexpr ExactRatio(std::uint64_t num, std::uint64_t den) : num_{num}, den_{den} {}
+    std::uint64_t num_ = 1;
+    std::uint64_t den_ = 1;
+};
+
+/// a*b; nullopt where the reduced product does not fit 64 bits over 64 bits.
+constexpr std::optional<ExactRatio> product(ExactRatio a, ExactRatio b) {
+    const std::uint64_t g1 = std::gcd(a.num(), b.den());
+    const std::uint64_t g2 = std::gcd(b.num(), a.den());
+    const u128 num = static_cast<u128>(a.num() / g1) * (b.num() / g2);
+    const u128 den = static_cast<u128>(a.den() / g2) * (b.den() / g1);
+    constexpr u128 max = std::numeric_limits<std::uint64_t>::max();
+    if (num > max || den > max) return std::nullopt;
+    return ExactRatio::make(static_cast<std::uint64_t>(num), static_cast<std::uint64_t>(den));
+}
+
+/// The relative error (actual - wanted) / wanted as a whole number of 2^-64, rounded away from
+/// zero, so that magnitude * 2^-64 is a bound. Saturates at +-(2^127 - 1). Domain: wanted > 0.
+///
+/// Example: wanted 1/1, actual (2^32 - 1)/2^32: the error is -2^-32, hence -2^32.
+struct RateError {
+    i128 two_pow_minus_64 = 0;
+    friend constexpr bool operator==(RateError, RateError) = default;
+};
+RateError rate_error(ExactRatio actual, ExactRatio wanted);
+
+/// Upper bound, in units of the range axis, of what a rate error adds over a length (rounded up;
+/// saturating at 2^63 - 1).
+std::uint64_t ceil_drift(RateError error, std::uint64_t length);
+
+}  // namespace continuo::time

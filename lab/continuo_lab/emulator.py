@@ -1,0 +1,251 @@
+"""Runs QEMU, relays the program's output, and finds out how it all ended.
+
+Everything that QEMU reads and writes is an inherited descriptor: kernel image apart, no file of a
+run exists, so that nothing is left behind however the tool ends.
+"""
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Callable, Dict, List, Optional
+
+from .catalog import Host
+from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, BROKEN_PIPE, LabError
+from .streams import OutputClosed, Sink
+
+BOOT_SECONDS_MAX = 120.0
+_POWER_OFF_SECONDS_MAX = 5.0
+_READ_BYTES = 1 << 16
+_CONSOLE_BYTES_MAX = 4 << 20  # the beginning and the end are kept
+_PR_SET_PDEATHSIG = 1
+_KERNEL_LINE = "console=ttyS0 quiet panic=-1 rdinit=/.lab/init tsc=reliable clocksource=tsc"
+
+
+@dataclass(frozen=True)
+class Boot:
+    host: Host
+    qemu: str
+    vmlinuz: Path
+    initramfs: BinaryIO  # a file with a descriptor of its own, readable by /dev/fd/N
+    smp: int
+    memory_mib: int
+    timeout_s: float  # of the program, from the moment when the host is up; 0 = none
+
+
+@dataclass
+class Outcome:
+    exit_code: int = -1
+    up_s: Optional[float] = None  # from QEMU's start until the host was up
+    first_output_s: Optional[float] = None  # from QEMU's start until the program's first byte
+    total_s: float = 0.0
+
+
+def qemu_command(boot: Boot, ports: Dict[str, int], console: int) -> List[str]:
+    """`ports` are the descriptors of stdout, stderr and status, in this order."""
+    command = [
+        *(boot.qemu, "-name", "continuo-lab", "-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none", "-nic", "none"),
+        *boot.host.qemu_arguments,
+        *("-smp", str(boot.smp), "-m", str(boot.memory_mib)),
+        *("-kernel", str(boot.vmlinuz), "-initrd", f"/dev/fd/{boot.initramfs.fileno()}"),
+        *("-append", _KERNEL_LINE),
+        *("-chardev", f"file,id=console,path=/dev/fd/{console}", "-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,max_ports=8"),
+    ]
+    for number, (name, descriptor) in enumerate(ports.items(), start=1):
+        command += ["-chardev", f"file,id={name},path=/dev/fd/{descriptor}"]
+        command += ["-device", f"virtserialport,chardev={name},nr={number},name=continuo.{name}"]
+    return command
+
+
+class Emulator:
+    """One run. `on_up` is called when the host is up, before the program's output is relayed."""
+
+    def __init__(self, boot: Boot, stdout: Sink, stderr: Sink, on_up: Callable[[], None]):
+        self._boot = boot
+        self._sinks = {"stdout": stdout, "stderr": stderr}
+        self._on_up = on_up
+        self._outcome = Outcome()
+        self._status = b""
+        self._finished_at: Optional[float] = None
+        self._failure = ""
+        self._began = 0.0
+        self.console = bytearray()
+        self.command: List[str] = []
+
+    def run(self) -> Outcome:
+        """Raises LabError if the program did not come to its own end; QEMU is gone either way."""
+        with contextlib.ExitStack() as stack:
+            selector = stack.enter_context(selectors.DefaultSelector())
+            process = self._start(selector, stack)
+            # Undone in reverse: QEMU is killed before its pipes are closed.
+            stack.callback(_end, process)
+            self._relay(selector, process)
+            _end(process)
+            self._outcome.total_s = time.monotonic() - self._began
+            self._drain(selector)
+        self._judge(process)
+        for sink in self._sinks.values():
+            sink.finish()
+        return self._outcome
+
+    def _start(self, selector, stack) -> subprocess.Popen:
+        reads: Dict[str, int] = {}
+        writes: Dict[str, int] = {}
+        # The order is that of relaying: status first, so that the host is known to be up before
+        # the first byte of its program is passed on.
+        for name in ("status", "stdout", "stderr", "console"):
+            reads[name], writes[name] = os.pipe()
+            stack.callback(os.close, reads[name])
+            os.set_blocking(reads[name], False)
+            selector.register(reads[name], selectors.EVENT_READ, name)
+        ports = {name: writes[name] for name in ("stdout", "stderr", "status")}
+        self.command = qemu_command(self._boot, ports, writes["console"])
+        self._began = time.monotonic()
+        try:
+            return subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=writes["console"],
+                stderr=writes["console"],
+                pass_fds=[*writes.values(), self._boot.initramfs.fileno()],
+                preexec_fn=_dies_with(os.getpid()),
+                start_new_session=True,  # Ctrl-C reaches the tool only, which then ends QEMU
+            )
+        finally:
+            for descriptor in writes.values():
+                os.close(descriptor)
+
+    def _relay(self, selector, process: subprocess.Popen) -> None:
+        """Until the status says that it is over, QEMU ends, or the time is up."""
+        while selector.get_map() and not self._power_off_overdue():
+            self._check_time()
+            paused = self._pause_where_nobody_reads(selector)
+            events = selector.select(0.05 if paused else 0.25)
+            self._take(selector, events)
+            self._resume(selector, paused)
+            if not events and process.poll() is not None:
+                return
+
+    def _take(self, selector, events) -> None:
+        order = ("status", "stdout", "stderr", "console")
+        for key, _ in sorted(events, key=lambda event: order.index(event[0].data)):
+            data = os.read(key.fd, _READ_BYTES)
+            if not data:
+                selector.unregister(key.fd)
+            elif key.data == "status":
+                self._take_status(data)
+            elif key.data == "console":
+                self._take_console(data)
+            else:
+                self._take_output(self._sinks[key.data], data)
+
+    def _take_status(self, data: bytes) -> None:
+        *lines, self._status = (self._status + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode("utf-8", "replace").partition(" ")
+            if word == "up":
+                self._outcome.up_s = time.monotonic() - self._began
+                self._on_up()
+            elif word == "exit":
+                self._outcome.exit_code = int(rest)
+                self._finished_at = time.monotonic()
+            else:
+                self._failure = rest
+
+    def _take_output(self, sink: Sink, data: bytes) -> None:
+        if self._outcome.first_output_s is None:
+            self._outcome.first_output_s = time.monotonic() - self._began
+        sink.put(data)
+
+    def _take_console(self, data: bytes) -> None:
+        self.console += data
+        if len(self.console) > _CONSOLE_BYTES_MAX:
+            half = _CONSOLE_BYTES_MAX // 2
+            self.console[half:-half] = b"\n[... left out ...]\n"
+
+    def _check_time(self) -> None:
+        now = time.monotonic()
+        if self._outcome.up_s is None:
+            if now - self._began > BOOT_SECONDS_MAX:
+                raise LabError(
+                    HOST_NEVER_UP,
+                    f"the emulated host did not come up within {BOOT_SECONDS_MAX:.0f} s",
+                    "see the console's log; on a busy machine try again",
+                )
+        elif self._boot.timeout_s and self._finished_at is None:
+            if now - self._began - self._outcome.up_s > self._boot.timeout_s:
+                raise LabError(
+                    TIMED_OUT,
+                    f"the program did not end within {self._boot.timeout_s:g} s",
+                    "give it more with --timeout SECONDS (0 = no limit)",
+                )
+
+    def _power_off_overdue(self) -> bool:
+        # All output was taken before the exit status was sent, so there is nothing to wait for
+        # but QEMU's own end; a kernel that hangs in its power-off must not hang the tool.
+        limit = _POWER_OFF_SECONDS_MAX
+        return self._finished_at is not None and time.monotonic() - self._finished_at > limit
+
+    def _pause_where_nobody_reads(self, selector) -> Dict[int, str]:
+        """A guest CPU spins while a port is not read, so much is kept for a slow reader first."""
+        full = {
+            key.fd: key.data
+            for key in list(selector.get_map().values())
+            if key.data in self._sinks and self._sinks[key.data].is_full()
+        }
+        for descriptor in full:
+            selector.unregister(descriptor)
+        return full
+
+    @staticmethod
+    def _resume(selector, paused: Dict[int, str]) -> None:
+        for descriptor, name in paused.items():
+            selector.register(descriptor, selectors.EVENT_READ, name)
+
+    def _drain(self, selector) -> None:
+        """What is in the pipes when QEMU is gone."""
+        while selector.get_map():
+            self._take(selector, selector.select())
+
+    def _judge(self, process: subprocess.Popen) -> None:
+        if self._finished_at is not None:
+            return
+        how = f"QEMU ended with {process.returncode}"
+        if self._failure:
+            raise LabError(HOST_NEVER_UP, f"the emulated host is of no use: {self._failure}")
+        if self._outcome.up_s is None:
+            raise LabError(
+                HOST_NEVER_UP,
+                f"the emulated host ended before it was up ({how})",
+                "see the console's log; a fresh kernel may help: continuo-lab fetch",
+            )
+        raise LabError(
+            HOST_DIED,
+            f"the emulated host died while the program ran ({how})",
+            "see the console's log; out of memory? give more with --memory MIB",
+        )
+
+
+def _dies_with(parent: int) -> Callable[[], None]:
+    """For the child between fork and exec: the kernel kills it when the tool dies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def arrange() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # died before the line above
+            os._exit(1)
+
+    return arrange
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()

@@ -1,0 +1,222 @@
+"""What a run adds to the base image: the program, its libraries, its files, and its command line.
+
+Everything keeps the path that it has on the machine, and the program starts in the folder from
+which the tool was started, so a command line means the same inside as outside.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Dict, List, Sequence, Tuple
+
+from .catalog import Host
+from .cpio import CpioWriter
+from .elf import Elf, NotElf
+from .errors import BAD_REQUEST, NOT_EXECUTABLE, NOT_FOUND, LabError
+
+_OWN_FOLDERS = ("/.lab", "/proc", "/sys", "/dev")  # the host's: nothing can be placed there
+_GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.lab/bin"
+_BUILD_FOLDER = Path(__file__).resolve().parents[2] / "build"
+
+
+@dataclass
+class Payload:
+    """Files by their absolute path inside."""
+
+    arguments: List[str]  # of the program, itself first, exactly as asked for
+    folder: str  # where the program starts
+    host: Host
+    _files: Dict[str, Path] = field(default_factory=dict)
+
+    def place(self, source: Path, destination: str) -> None:
+        """A file, with the libraries that it needs, or a folder with all that is below it."""
+        if source.is_dir():
+            for below, folders, names in os.walk(source):
+                folders.sort()
+                for name in sorted(names):
+                    path = Path(below, name)
+                    inside = os.path.join(destination, os.path.relpath(path, source))
+                    self._place_file(path, inside)
+        else:
+            self._place_file(source, destination)
+
+    def size(self) -> int:
+        return sum(source.stat().st_size for source in self._files.values())
+
+    def write(self, out: BinaryIO) -> None:
+        archive = CpioWriter(out)
+        archive.file("/.lab/program", program_script(self).encode("utf-8", "surrogateescape"))
+        for inside, source in sorted(self._files.items()):
+            archive.file(inside, source.read_bytes(), stat.S_IMODE(source.stat().st_mode))
+        archive.directory(self.folder)
+        archive.finish()
+
+    def _place_file(self, source: Path, destination: str) -> None:
+        inside = os.path.normpath(os.path.join(self.folder, destination))
+        if any(inside == own or inside.startswith(own + "/") for own in _OWN_FOLDERS):
+            raise LabError(
+                BAD_REQUEST,
+                f"{inside} belongs to the emulated host: nothing can be placed there",
+                f"give another place: --file {source}:/data/{source.name}",
+            )
+        if not source.exists():
+            raise LabError(BAD_REQUEST, f"{source} does not exist", "check the path after --file")
+        if not source.is_file():
+            raise LabError(BAD_REQUEST, f"{source} is not a regular file")
+        if not os.access(source, os.R_OK):
+            raise LabError(BAD_REQUEST, f"{source} cannot be read")
+        if inside in self._files:
+            return
+        self._files[inside] = source
+        for library in shared_libraries(source, self.host):
+            self._files.setdefault(library, Path(library))
+
+
+def program_script(payload: Payload) -> str:
+    """The shell script that becomes the program: single quotes keep every byte as it is."""
+    return "\n".join(
+        (
+            "export HOME=/root TERM=dumb LANG=C.UTF-8",
+            f"export CONTINUO_LAB_HOST={shlex.quote(payload.host.name)}",
+            f"cd {shlex.quote(payload.folder)} || exit 126",
+            f"PATH={_GUEST_PATH}",
+            "exec " + " ".join(shlex.quote(argument) for argument in payload.arguments),
+            "",
+        )
+    )
+
+
+def build_payload(host: Host, command: Sequence[str], files: Sequence[str]) -> Payload:
+    for argument in command:
+        if "\0" in argument:
+            raise LabError(BAD_REQUEST, "an argument has a NUL byte in it")
+    payload = Payload(list(command), os.getcwd(), host)
+    program = _find_program(command[0])
+    if program is not None:
+        source, inside = program
+        _check_runnable(source, host)
+        payload.place(source, inside)
+        if "/" not in command[0]:
+            payload.arguments[0] = inside
+    for request in files:
+        source, destination = split_file_request(request)
+        payload.place(source, destination)
+    return payload
+
+
+def split_file_request(request: str) -> Tuple[Path, str]:
+    """`SRC[:DEST]`; a SRC that exists with its colons has no DEST; `DIR/` keeps SRC's name."""
+    source, colon, destination = request.rpartition(":")
+    if not colon or not source or os.path.lexists(request):
+        source, destination = request, request
+    elif not destination:
+        raise LabError(BAD_REQUEST, f"--file {request}: nothing stands after the colon")
+    elif destination.endswith("/"):
+        destination += os.path.basename(source.rstrip("/"))
+    return Path(source), destination
+
+
+def _find_program(name: str):
+    """(source, path inside), or None where busybox inside is to run it."""
+    if "/" in name:
+        path = Path(name)
+        if not path.exists():
+            hint = "build it first: make build" if "build/" in name else "check the path"
+            raise LabError(NOT_FOUND, f"there is no program {name}", hint)
+        return path, name
+    built = _BUILD_FOLDER / name
+    if built.is_file():
+        return built, str(built)
+    if name in _applet_names():
+        return None
+    found = shutil.which(name)
+    if found is None:
+        raise LabError(
+            NOT_FOUND,
+            f"there is no program {name}: not in {_BUILD_FOLDER}, not in busybox, not in PATH",
+            "build it first (make build), or give its path",
+        )
+    return Path(found), found
+
+
+def _applet_names() -> Sequence[str]:
+    """What is of use to look around; everything else of busybox is there for scripts."""
+    return (
+        "sh ash busybox cat cp date dd df dmesg echo env false find free grep head hexdump id ip "
+        "kill ls lsmod md5sum mkdir mount mv od printf ps pwd rm sed seq sha256sum sleep sort "
+        "stat tail test top true uname uptime wc which"
+    ).split()
+
+
+def _check_runnable(source: Path, host: Host) -> None:
+    if source.is_dir() or not os.access(source, os.X_OK):
+        raise LabError(NOT_EXECUTABLE, f"{source} is not executable", f"chmod +x {source}")
+    with open(source, "rb") as file:
+        head = file.read(256)
+    if head.startswith(b"#!"):
+        interpreter = head[2:].split(b"\n", 1)[0].split()[:1]
+        if interpreter not in ([b"/bin/sh"], [b"/.lab/bin/sh"]):
+            raise LabError(
+                NOT_EXECUTABLE,
+                f"{source} is a script for {b''.join(interpreter).decode(errors='replace')}, "
+                "and inside is only /bin/sh (busybox)",
+                "give a compiled program, or a script for /bin/sh",
+            )
+        return
+    try:
+        machine = Elf(source.read_bytes()).machine
+    except NotElf as error:
+        raise LabError(NOT_EXECUTABLE, f"{source} is no program: {error}") from error
+    if machine != host.elf_machine:
+        raise LabError(
+            NOT_EXECUTABLE,
+            f"{source} is built for another machine (ELF machine {machine}, "
+            f"{host.name} runs {host.elf_machine})",
+            "build it for the host's architecture",
+        )
+
+
+def shared_libraries(source: Path, host: Host) -> List[str]:
+    """Absolute paths of what the dynamic loader will want; empty for anything but a program."""
+    with open(source, "rb") as file:
+        if file.read(4) != b"\x7fELF":
+            return []
+    try:
+        elf = Elf(source.read_bytes())
+    except NotElf:
+        return []
+    if elf.machine != host.elf_machine or not elf.is_dynamic():
+        return []
+    done = subprocess.run(
+        ["ldd", str(source.resolve())],
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise LabError(NOT_EXECUTABLE, f"ldd cannot read {source}: {done.stderr.strip()}")
+    libraries = libraries_in(done.stdout, str(source))
+    return libraries + _unwinder_beside(libraries)
+
+
+def libraries_in(ldd_output: str, program: str) -> List[str]:
+    """Paths in what ldd prints; a library that it did not find is an error."""
+    missing = re.findall(r"^\s*(\S+) => not found", ldd_output, re.MULTILINE)
+    if missing:
+        raise LabError(
+            NOT_EXECUTABLE,
+            f"{program} needs {', '.join(missing)}, which this machine does not have",
+            "install the library, or link the program statically",
+        )
+    return re.findall(r"^\s*(?:\S+ => )?(/.+?) \(0x[0-9a-f]+\)$", ldd_output, re.MULTILINE)
+
+
+def _unwinder_beside(libraries: Sequence[str]) -> List[str]:
+    """libgcc_s, which libc opens by itself when a thread is cancelled: ldd does not see it."""
+    folders = {os.path.dirname(path) for path in libraries if "/libc.so" in path}
+    wanted = [os.path.join(folder, "libgcc_s.so.1") for folder in sorted(folders)]
+    return [path for path in wanted if os.path.exists(path) and path not in libraries]

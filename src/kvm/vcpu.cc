@@ -1,0 +1,266 @@
+#include "continuo/kvm/vcpu.h"
+
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "flexible.h"
+
+namespace continuo::kvm {
+
+namespace {
+
+std::string msr_name(std::uint32_t index) {
+    char text[24];
+    std::snprintf(text, sizeof text, "MSR 0x%x", index);
+    return text;
+}
+
+}  // namespace
+
+bool MsrBatch::add(std::uint32_t index, std::uint64_t data) {
+    if (full()) return false;
+    entries_[nmsrs_++] = kvm_msr_entry{index, 0, data};
+    return true;
+}
+
+Result<Vcpu> Vcpu::create(const Vm& vm, std::uint32_t id) {
+    const auto fd =
+        checked_ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(id), "KVM_CREATE_VCPU");
+    if (!fd) return tl::unexpected(fd.error());
+    Vcpu vcpu;
+    vcpu.fd_ = Fd{*fd};
+    vcpu.id_ = id;
+    vcpu.run_size_ = vm.vcpu_mmap_size();
+    void* run = ::mmap(nullptr, vcpu.run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+    if (run == MAP_FAILED) return kernel_failure("mmap of kvm_run", errno);
+    vcpu.run_ = static_cast<kvm_run*>(run);
+    return vcpu;
+}
+
+Vcpu::Vcpu(Vcpu&& other) noexcept
+    : fd_{std::move(other.fd_)},
+      id_{other.id_},
+      run_{std::exchange(other.run_, nullptr)},
+      run_size_{other.run_size_} {}
+
+Vcpu& Vcpu::operator=(Vcpu&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    std::swap(id_, other.id_);
+    std::swap(run_, other.run_);
+    std::swap(run_size_, other.run_size_);
+    return *this;
+}
+
+Vcpu::~Vcpu() {
+    if (run_ != nullptr) ::munmap(run_, run_size_);
+}
+
+tl::unexpected<state::Error> Vcpu::refused(const char* name, int sys_errno) const {
+    return kernel_failure("vCPU " + std::to_string(id_) + ": " + name, sys_errno);
+}
+
+Status Vcpu::call(unsigned long request, void* arg, const char* name) const {
+    int answer = 0;
+    do {
+        answer = ::ioctl(fd_.get(), request, arg);
+    } while (answer < 0 && errno == EINTR);
+    if (answer < 0) return refused(name, errno);
+    return {};
+}
+
+Result<RunEnd> Vcpu::run() {
+    if (::ioctl(fd_.get(), KVM_RUN, 0UL) == 0) return RunEnd::kExit;
+    // EAGAIN: the vCPU was waiting to be initialised and was woken; to the caller the same thing.
+    if (errno == EINTR || errno == EAGAIN) return RunEnd::kInterrupted;
+    return refused("KVM_RUN", errno);
+}
+
+Result<kvm_regs> Vcpu::regs() const {
+    kvm_regs regs{};
+    return call(KVM_GET_REGS, &regs, "KVM_GET_REGS").map([&] { return regs; });
+}
+
+Status Vcpu::set_regs(const kvm_regs& regs) {
+    kvm_regs copy = regs;
+    return call(KVM_SET_REGS, &copy, "KVM_SET_REGS");
+}
+
+Result<kvm_sregs> Vcpu::sregs() const {
+    kvm_sregs sregs{};
+    return call(KVM_GET_SREGS, &sregs, "KVM_GET_SREGS").map([&] { return sregs; });
+}
+
+Status Vcpu::set_sregs(const kvm_sregs& sregs) {
+    kvm_sregs copy = sregs;
+    return call(KVM_SET_SREGS, &copy, "KVM_SET_SREGS");
+}
+
+Result<kvm_lapic_state> Vcpu::lapic() const {
+    kvm_lapic_state lapic{};
+    return call(KVM_GET_LAPIC, &lapic, "KVM_GET_LAPIC").map([&] { return lapic; });
+}
+
+Status Vcpu::set_lapic(const kvm_lapic_state& lapic) {
+    kvm_lapic_state copy = lapic;
+    return call(KVM_SET_LAPIC, &copy, "KVM_SET_LAPIC");
+}
+
+Result<kvm_xcrs> Vcpu::xcrs() const {
+    kvm_xcrs xcrs{};
+    return call(KVM_GET_XCRS, &xcrs, "KVM_GET_XCRS").map([&] { return xcrs; });
+}
+
+Status Vcpu::set_xcrs(const kvm_xcrs& xcrs) {
+    kvm_xcrs copy = xcrs;
+    return call(KVM_SET_XCRS, &copy, "KVM_SET_XCRS");
+}
+
+Result<kvm_vcpu_events> Vcpu::events() const {
+    kvm_vcpu_events events{};
+    return call(KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS").map([&] { return events; });
+}
+
+Status Vcpu::set_events(const kvm_vcpu_events& events) {
+    kvm_vcpu_events copy = events;
+    return call(KVM_SET_VCPU_EVENTS, &copy, "KVM_SET_VCPU_EVENTS");
+}
+
+Result<kvm_debugregs> Vcpu::debugregs() const {
+    kvm_debugregs debugregs{};
+    return call(KVM_GET_DEBUGREGS, &debugregs, "KVM_GET_DEBUGREGS").map([&] { return debugregs; });
+}
+
+Status Vcpu::set_debugregs(const kvm_debugregs& debugregs) {
+    kvm_debugregs copy = debugregs;
+    return call(KVM_SET_DEBUGREGS, &copy, "KVM_SET_DEBUGREGS");
+}
+
+Result<kvm_mp_state> Vcpu::mp_state() const {
+    kvm_mp_state mp_state{};
+    return call(KVM_GET_MP_STATE, &mp_state, "KVM_GET_MP_STATE").map([&] { return mp_state; });
+}
+
+Status Vcpu::set_mp_state(const kvm_mp_state& mp_state) {
+    kvm_mp_state copy = mp_state;
+    return call(KVM_SET_MP_STATE, &copy, "KVM_SET_MP_STATE");
+}
+
+Status Vcpu::get_xsave(std::span<std::byte> area) const {
+    if (area.size() < kXsaveBytes) {
+        return state::fail(state::ErrorCode::kInvalidArgument, "KVM_GET_XSAVE",
+                           "the area has fewer than 4096 bytes");
+    }
+    if (area.size() == kXsaveBytes) return call(kIoctlGetXsave, area.data(), "KVM_GET_XSAVE");
+    return call(kIoctlGetXsave2, area.data(), "KVM_GET_XSAVE2");
+}
+
+Status Vcpu::set_xsave(std::span<const std::byte> area) {
+    if (area.size() < kXsaveBytes) {
+        return state::fail(state::ErrorCode::kInvalidArgument, "KVM_SET_XSAVE",
+                           "the area has fewer than 4096 bytes");
+    }
+    // The kernel only reads through the pointer.
+    return call(kIoctlSetXsave, const_cast<std::byte*>(area.data()), "KVM_SET_XSAVE");
+}
+
+Status Vcpu::set_cpuid(const CpuidEntries& entries) {
+    const auto count = static_cast<std::uint32_t>(entries.size());
+    FlexibleBuffer<CpuidHeader, kvm_cpuid_entry2> buffer{count};
+    buffer.header().nent = count;
+    buffer.set_entries(entries);
+    return call(kIoctlSetCpuid2, buffer.data(), "KVM_SET_CPUID2");
+}
+
+Result<CpuidEntries> Vcpu::cpuid() const {
+    constexpr std::uint32_t kMax = 256;
+    FlexibleBuffer<CpuidHeader, kvm_cpuid_entry2> buffer{kMax};
+    buffer.header().nent = kMax;
+    return call(kIoctlGetCpuid2, buffer.data(), "KVM_GET_CPUID2").map([&] {
+        return buffer.entries(buffer.header().nent);
+    });
+}
+
+Result<std::uint32_t> Vcpu::msrs_call(unsigned long request, MsrBatch& batch,
+                                      const char* name) const {
+    const int done = ::ioctl(fd_.get(), request, batch.raw());
+    if (done < 0) return refused(name, errno);
+    return static_cast<std::uint32_t>(done);
+}
+
+Result<std::uint32_t> Vcpu::try_get_msrs(MsrBatch& batch) const {
+    return msrs_call(kIoctlGetMsrs, batch, "KVM_GET_MSRS");
+}
+
+Result<std::uint32_t> Vcpu::try_set_msrs(MsrBatch& batch) {
+    return msrs_call(kIoctlSetMsrs, batch, "KVM_SET_MSRS");
+}
+
+Status Vcpu::get_msrs(MsrBatch& batch) const {
+    const auto done = try_get_msrs(batch);
+    if (!done) return tl::unexpected(done.error());
+    if (*done == batch.size()) return {};
+    return refused(("KVM_GET_MSRS " + msr_name(batch.index(*done))).c_str(), 0);
+}
+
+Status Vcpu::set_msrs(MsrBatch& batch) {
+    const auto done = try_set_msrs(batch);
+    if (!done) return tl::unexpected(done.error());
+    if (*done == batch.size()) return {};
+    return refused(("KVM_SET_MSRS " + msr_name(batch.index(*done))).c_str(), 0);
+}
+
+Result<std::uint64_t> Vcpu::msr(std::uint32_t index) const {
+    MsrBatch batch;
+    batch.add(index);
+    return get_msrs(batch).map([&] { return batch.data(0); });
+}
+
+Status Vcpu::set_msr(std::uint32_t index, std::uint64_t data) {
+    MsrBatch batch;
+    batch.add(index, data);
+    return set_msrs(batch);
+}
+
+bool Vcpu::has_attribute(std::uint32_t group, std::uint64_t attribute) const {
+    kvm_device_attr attr{};
+    attr.group = group;
+    attr.attr = attribute;
+    return ::ioctl(fd_.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0;
+}
+
+Result<std::uint64_t> Vcpu::attribute(std::uint32_t group, std::uint64_t attribute) const {
+    std::uint64_t value = 0;
+    kvm_device_attr attr{};
+    attr.group = group;
+    attr.attr = attribute;
+    attr.addr = reinterpret_cast<std::uint64_t>(&value);
+    return call(KVM_GET_DEVICE_ATTR, &attr, "KVM_GET_DEVICE_ATTR").map([&] { return value; });
+}
+
+Status Vcpu::set_attribute(std::uint32_t group, std::uint64_t attribute, std::uint64_t value) {
+    kvm_device_attr attr{};
+    attr.group = group;
+    attr.attr = attribute;
+    attr.addr = reinterpret_cast<std::uint64_t>(&value);
+    return call(KVM_SET_DEVICE_ATTR, &attr, "KVM_SET_DEVICE_ATTR");
+}
+
+Result<std::uint32_t> Vcpu::tsc_khz() const {
+    const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0UL);
+    if (khz < 0) return refused("KVM_GET_TSC_KHZ", errno);
+    return static_cast<std::uint32_t>(khz);
+}
+
+Status Vcpu::set_tsc_khz(std::uint32_t khz) {
+    return call(KVM_SET_TSC_KHZ, reinterpret_cast<void*>(std::uintptr_t{khz}), "KVM_SET_TSC_KHZ");
+}
+
+Status Vcpu::kvmclock_ctrl() {
+    return call(KVM_KVMCLOCK_CTRL, nullptr, "KVM_KVMCLOCK_CTRL");
+}
+
+}  // namespace continuo::kvm

@@ -32,7 +32,7 @@ class MsrBatch {
 
   private:
     std::uint32_t nmsrs_ = 0;
-    std::uint32_t pad_ = 0;
+    [[maybe_unused]] std::uint32_t pad_ = 0;
     std::array<kvm_msr_entry, kCapacity> entries_{};
 };
 static_assert(sizeof(MsrBatch) == 8 + 16 * MsrBatch::kCapacity);

@@ -1,0 +1,140 @@
+"""Runs on a real emulated host: needs QEMU, gcc, and at the first time the network."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TOOL = str(HERE.parent / "continuo-lab")
+
+
+def _why_not() -> str:
+    """Root installs what is missing, and the tool must then be seen to do it."""
+    if shutil.which("gcc") is None:
+        return "no gcc"
+    if shutil.which("qemu-system-x86_64") is None and os.geteuid() != 0:
+        return "no qemu-system-x86_64, and only root can install it"
+    return ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _children(pid: int):
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@unittest.skipIf(_why_not(), f"SKIPPED: {_why_not()}")
+class EndToEnd(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.scratch = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.scratch.cleanup)
+        cls.probe = os.path.join(cls.scratch.name, "kvm probe")
+        source = str(HERE / "kvm_probe.c")
+        flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+        subprocess.run(["gcc", *flags, "-o", cls.probe, source], check=True)
+
+    def tool(self, *arguments, **options):
+        return subprocess.run([TOOL, *arguments], capture_output=True, check=False, **options)
+
+    def start_sleeper(self):
+        """A run whose program has told that it runs; its QEMU's process id."""
+        tool = subprocess.Popen(
+            [TOOL, "run", "--quiet", "--", "sh", "-c", "echo on; sleep 300"],
+            stdout=subprocess.PIPE,
+        )
+        self.addCleanup(tool.stdout.close)
+        self.assertEqual(tool.stdout.readline(), b"on\n")
+        (qemu,) = _children(tool.pid)
+        return tool, qemu
+
+    def assert_ends(self, pid):
+        deadline = time.monotonic() + 10
+        while _alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertFalse(_alive(pid), "QEMU outlived the tool")
+
+    def test_streams_arguments_exit_code_and_kvm(self):
+        pattern = bytes((i ^ (i >> 8)) & 0xFF for i in range(1 << 16))
+        arguments = ["", "two words", "it's", "$(id)\n\\", os.fsdecode(bytes(range(1, 256))), "--"]
+        done = self.tool("run", "--quiet", "--", self.probe, *arguments)
+        self.assertEqual(done.returncode, 37, done.stderr)
+        argv = b"".join(os.fsencode(text) + b"\0" for text in [self.probe, *arguments])
+        self.assertEqual(done.stdout, pattern * 8 + argv)
+        self.assertEqual(done.stderr, b"api 12, vm made\n" + bytes(range(255, -1, -1)))
+
+    def test_json_result_files_and_a_dynamic_program(self):
+        file = Path(self.scratch.name, "data")
+        file.write_bytes(b"\x00\xffcarried")
+        done = self.tool(
+            "run", "--json", "--quiet", "--smp", "1", "--file", f"{file}:/data/there",
+            "--", "/usr/bin/od", "-An", "-c", "/data/there",
+        )  # fmt: skip
+        result = json.loads(done.stdout)
+        self.assertEqual(result["exit_code"], 0)
+        self.assertEqual(result["stdout"].split(), ["\\0", "377", *"carried"])
+        self.assertEqual(result["stderr"], "")
+        self.assertRegex(result["kernel"], r"^6\.12\.")
+        self.assertLess(result["up_seconds"], result["first_output_seconds"])
+
+    def test_timeout_keeps_what_came_before_and_the_console(self):
+        program = ("sh", "-c", "echo before; sleep 300")
+        done = self.tool("run", "--quiet", "--timeout", "2", "--", *program)
+        self.assertEqual(done.returncode, 124)
+        self.assertEqual(done.stdout, b"before\n")
+        log = done.stderr.decode().split("console's log: ")[1].splitlines()[0]
+        self.assertIn("qemu-system-x86_64", Path(log).read_text(errors="replace"))
+
+    def test_what_the_program_leaves_running_does_not_hold_up_the_end(self):
+        done = self.tool("run", "--quiet", "--", "sh", "-c", "sleep 300 & echo done", timeout=120)
+        self.assertEqual((done.returncode, done.stdout), (0, b"done\n"))
+
+    def test_a_kernel_that_dies_is_told_from_a_program_that_fails(self):
+        crash = "echo last; sleep 0.3; echo c >/proc/sysrq-trigger; sleep 60"
+        done = self.tool("run", "--quiet", "--", "sh", "-c", crash)
+        self.assertEqual(done.returncode, 122)
+        self.assertEqual(done.stdout, b"last\n")
+        log = done.stderr.decode().split("console's log: ")[1].splitlines()[0]
+        self.assertIn("sysrq triggered crash", Path(log).read_text(errors="replace"))
+
+    def test_sigterm_ends_qemu(self):
+        tool, qemu = self.start_sleeper()
+        tool.send_signal(signal.SIGTERM)
+        self.assertEqual(tool.wait(10), 143)
+        self.assert_ends(qemu)
+
+    def test_death_of_the_tool_ends_qemu(self):
+        tool, qemu = self.start_sleeper()
+        tool.kill()
+        tool.wait(10)
+        self.assert_ends(qemu)
+
+    def test_closed_output_ends_the_run(self):
+        tool = subprocess.Popen(
+            [TOOL, "run", "--quiet", "--", "sh", "-c", "while :; do echo more; done"],
+            stdout=subprocess.PIPE,
+        )
+        tool.stdout.readline()
+        (qemu,) = _children(tool.pid)
+        tool.stdout.close()
+        self.assertEqual(tool.wait(30), 141)
+        self.assert_ends(qemu)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,458 @@
+"""Everything that needs no emulated host."""
+
+import io
+import json
+import lzma
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+LAB = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(LAB))
+
+from continuo_lab import cli, errors, requirements  # noqa: E402
+from continuo_lab.cache import Cache, Manifest, _point  # noqa: E402
+from continuo_lab.catalog import HOSTS, KERNELS  # noqa: E402
+from continuo_lab.cpio import CpioWriter  # noqa: E402
+from continuo_lab.elf import Elf, NotElf  # noqa: E402
+from continuo_lab.errors import LabError  # noqa: E402
+from continuo_lab.modules import (  # noqa: E402
+    ModuleTree,
+    decompressed,
+    dependencies_in,
+    insertion_order,
+    module_name,
+)
+from continuo_lab.packages import Package, newest_image  # noqa: E402
+from continuo_lab.payload import (  # noqa: E402
+    Payload,
+    build_payload,
+    libraries_in,
+    program_script,
+    split_file_request,
+)
+from continuo_lab.progress import Progress  # noqa: E402
+from continuo_lab.streams import Descriptor, OutputClosed  # noqa: E402
+
+HOST = HOSTS["x86-svm"]
+
+
+def elf_with_modinfo(modinfo: bytes, machine: int = 62) -> bytes:
+    """The smallest ELF file that has a .modinfo section."""
+    names = b"\0.modinfo\0.shstrtab\0"
+    body = modinfo + names
+    sections = b"".join(
+        struct.pack("<IIQQQQIIQQ", name, kind, 0, 0, offset, size, 0, 0, 1, 0)
+        for name, kind, offset, size in (
+            (0, 0, 0, 0),
+            (1, 1, 64, len(modinfo)),
+            (10, 3, 64 + len(modinfo), len(names)),
+        )
+    )
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack(
+        "<HHIQQQIHHHHHH", 1, machine, 1, 0, 0, 64 + len(body), 0, 64, 56, 0, 64, 3, 2
+    )
+    return header + body + sections
+
+
+class Quoting(unittest.TestCase):
+    def shell_sees(self, arguments):
+        """What a program gets that the script starts; the script's `cd` leads to a real folder."""
+        code = "import os, sys; os.write(1, b'\\0'.join(map(os.fsencode, sys.argv[1:])))"
+        dump = [sys.executable, "-c", code]
+        script = program_script(Payload([*dump, *arguments], os.getcwd(), HOST))
+        done = subprocess.run(["sh"], input=os.fsencode(script), capture_output=True, check=True)
+        return done.stdout.split(b"\0")
+
+    def test_every_byte_but_nul_arrives(self):
+        nasty = [
+            "",
+            "a b",
+            "it's",
+            "'\\''",
+            '"$HOME" `id` $(id) *',
+            "line\nbreak\n",
+            "-n",
+            "--",
+            os.fsdecode(bytes(range(1, 256))),
+        ]
+        self.assertEqual(self.shell_sees(nasty), [os.fsencode(text) for text in nasty])
+
+    def test_nul_is_refused(self):
+        with self.assertRaises(LabError) as caught:
+            build_payload(HOST, ["sh", "a\0b"], [])
+        self.assertEqual(caught.exception.exit_code, errors.BAD_REQUEST)
+
+
+class Cpio(unittest.TestCase):
+    def archive(self):
+        out = io.BytesIO()
+        writer = CpioWriter(out)
+        writer.file("/a/b/odd", b"12345", 0o755)
+        writer.file("/a/b/empty", b"")
+        writer.file("/a/" + os.fsdecode(b"\xff\xfe"), b"x")
+        writer.symlink("/a/link", "b/odd")
+        writer.character_device("/a/console", 5, 1, 0o600)
+        writer.finish()
+        return out.getvalue()
+
+    def entries(self, data):
+        """An independent reader of the format."""
+        at = 0
+        found = {}
+        while True:
+            self.assertEqual(data[at:at + 6], b"070701")
+            fields = [int(data[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
+            mode, size, name_size = fields[1], fields[6], fields[11]
+            name = data[at + 110:at + 110 + name_size - 1]
+            self.assertEqual(data[at + 110 + name_size - 1], 0)
+            at += (110 + name_size + 3) & ~3
+            content = data[at:at + size]
+            at += (size + 3) & ~3
+            if name == b"TRAILER!!!":
+                self.assertEqual(at, len(data))
+                return found
+            self.assertNotIn(name, found)
+            found[name] = (mode, content, fields[9:11])
+
+    def test_entries(self):
+        found = self.entries(self.archive())
+        self.assertEqual(found[b"a"][0], 0o040755)
+        self.assertEqual(found[b"a/b"][0], 0o040755)
+        self.assertEqual(found[b"a/b/odd"], (0o100755, b"12345", [0, 0]))
+        self.assertEqual(found[b"a/b/empty"], (0o100644, b"", [0, 0]))
+        self.assertEqual(found[b"a/\xff\xfe"][1], b"x")
+        self.assertEqual(found[b"a/link"], (0o120777, b"b/odd", [0, 0]))
+        self.assertEqual(found[b"a/console"], (0o020600, b"", [5, 1]))
+        self.assertLess(list(found).index(b"a"), list(found).index(b"a/b"))
+
+    def test_length_is_a_multiple_of_four_so_that_another_archive_can_follow(self):
+        self.assertEqual(len(self.archive()) % 4, 0)
+
+    def test_same_input_same_bytes(self):
+        self.assertEqual(self.archive(), self.archive())
+
+    def test_paths_must_be_plain_and_absolute(self):
+        for path in ("a", "/a/../b", ""):
+            with self.assertRaises(ValueError):
+                CpioWriter(io.BytesIO()).file(path, b"")
+
+
+class Modules(unittest.TestCase):
+    def test_names(self):
+        self.assertEqual(module_name("kernel/arch/x86/kvm/kvm-amd.ko.xz"), "kvm_amd")
+        self.assertEqual(module_name("kvm-amd"), "kvm_amd")
+
+    def test_dependencies(self):
+        both = elf_with_modinfo(b"license=GPL\0depends=kvm,irq-bypass\0name=kvm_amd\0")
+        self.assertEqual(dependencies_in(both), ["kvm", "irq_bypass"])
+        self.assertEqual(dependencies_in(elf_with_modinfo(b"xdepends=no\0depends=\0")), [])
+        self.assertEqual(dependencies_in(elf_with_modinfo(b"license=GPL\0")), [])
+
+    def test_order_has_what_is_needed_first_and_each_once(self):
+        needs = {"d": ["b", "c"], "b": ["a"], "c": ["a", "b"], "a": [], "e": ["d"]}
+        order = insertion_order(["d", "e", "a"], needs.__getitem__)
+        self.assertEqual(order, ["a", "b", "c", "d", "e"])
+
+    def test_circle_is_an_error(self):
+        needs = {"a": ["b"], "b": ["c"], "c": ["b"]}
+        with self.assertRaisesRegex(LabError, "b -> c -> b"):
+            insertion_order(["a"], needs.__getitem__)
+
+    def test_tree(self):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            (root / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")
+            (root / "kvm.ko").write_bytes(elf_with_modinfo(b"depends=virtio\0"))
+            amd = elf_with_modinfo(b"depends=kvm\0")
+            (root / "kvm-amd.ko.xz").write_bytes(lzma.compress(amd))
+            tree = ModuleTree(root)
+            self.assertEqual(tree.load_list(["virtio", "kvm-amd"]), ["kvm", "kvm_amd"])
+            self.assertEqual(tree.content("kvm_amd"), amd)
+            self.assertTrue(tree.has("virtio"))
+            self.assertFalse(tree.has("ccp"))
+            with self.assertRaisesRegex(LabError, "no module ccp"):
+                tree.load_list(["ccp"])
+
+    def test_zstd_needs_its_program(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch("shutil.which", lambda _: None):
+            path = Path(folder, "m.ko.zst")
+            path.write_bytes(b"x")
+            with self.assertRaises(LabError) as caught:
+                decompressed(path)
+        self.assertEqual(caught.exception.exit_code, errors.MACHINE_LACKS)
+
+    def test_hostile_elf_is_refused(self):
+        good = elf_with_modinfo(b"depends=kvm\0")
+        for size in range(len(good) - 24):  # the last 24 bytes are fields that nobody reads
+            with self.assertRaises(NotElf):
+                Elf(good[:size]).section(b".modinfo")
+
+
+class Resolving(unittest.TestCase):
+    CLOUD = (
+        "Package: linux-image-6.12-cloud-amd64\nVersion: 6.12.117-1~deb12u1\n"
+        "Depends: linux-image-6.12.117+deb12-cloud-amd64 (= 6.12.117-1~deb12u1)\n\n"
+        "Package: linux-image-6.12-cloud-amd64\nVersion: 6.12.100-1\n"
+        "Depends: linux-image-6.12.100+deb12-cloud-amd64 (= 6.12.100-1)\n\n"
+    )
+
+    def test_first_stanza_is_the_candidate(self):
+        self.assertEqual(
+            newest_image("6.12", self.CLOUD),
+            Package("linux-image-6.12.117+deb12-cloud-amd64", "6.12.117-1~deb12u1"),
+        )
+
+    def test_other_dependencies_and_generic_flavour(self):
+        text = "Depends: foo (= 1), linux-image-6.1.0-56-amd64 (= 6.1.192-2), bar\n"
+        self.assertEqual(
+            newest_image("6.1", text), Package("linux-image-6.1.0-56-amd64", "6.1.192-2")
+        )
+
+    def test_another_series_is_not_taken(self):
+        self.assertIsNone(newest_image("6.1", self.CLOUD))  # 6.1 is a prefix of 6.12
+        self.assertIsNone(newest_image("6.12", ""))
+        self.assertIsNone(newest_image("6.12", "Package: x\nDescription: y\n"))
+
+
+class Libraries(unittest.TestCase):
+    def test_paths(self):
+        text = (
+            "\tlinux-vdso.so.1 (0x00007ffd5d3d6000)\n"
+            "\tlibfmt.so.9 => /lib/x86_64-linux-gnu/libfmt.so.9 (0x00007f0000000000)\n"
+            "\tlibodd.so => /opt/a b/libodd.so (0x00007f0000000000)\n"
+            "\t/lib64/ld-linux-x86-64.so.2 (0x00007f0000000000)\n"
+        )
+        self.assertEqual(
+            libraries_in(text, "p"),
+            [
+                "/lib/x86_64-linux-gnu/libfmt.so.9",
+                "/opt/a b/libodd.so",
+                "/lib64/ld-linux-x86-64.so.2",
+            ],
+        )
+
+    def test_missing_library_is_named(self):
+        with self.assertRaisesRegex(LabError, "libnone.so.3") as caught:
+            libraries_in("\tlibnone.so.3 => not found\n", "p")
+        self.assertEqual(caught.exception.exit_code, errors.NOT_EXECUTABLE)
+
+
+class Payloads(unittest.TestCase):
+    def setUp(self):
+        self.scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(self.scratch.cleanup)
+        self.root = Path(self.scratch.name)
+
+    def refusal(self, command, files=()):
+        with self.assertRaises(LabError) as caught:
+            build_payload(HOST, command, files)
+        return caught.exception
+
+    def test_file_requests(self):
+        colon = self.root / "a:b"
+        colon.write_text("")
+        self.assertEqual(split_file_request("x"), (Path("x"), "x"))
+        self.assertEqual(split_file_request("x:/y"), (Path("x"), "/y"))
+        self.assertEqual(split_file_request("d/x:/y/"), (Path("d/x"), "/y/x"))
+        self.assertEqual(split_file_request(str(colon)), (colon, str(colon)))
+        with self.assertRaises(LabError):
+            split_file_request("x:")
+
+    def test_not_found(self):
+        self.assertEqual(self.refusal([f"{self.root}/none"]).exit_code, errors.NOT_FOUND)
+        self.assertEqual(self.refusal(["no-such-program-anywhere"]).exit_code, errors.NOT_FOUND)
+
+    def test_not_executable(self):
+        program = self.root / "p"
+        for content, mode, why in (
+            (b"\x7fELF", 0o644, "not executable"),
+            (b"text", 0o755, "no program"),
+            (b"#!/usr/bin/python3\n", 0o755, "script for /usr/bin/python3"),
+            (elf_with_modinfo(b"", machine=183), 0o755, "another machine"),
+        ):
+            program.write_bytes(content)
+            program.chmod(mode)
+            if why == "not executable" and os.access(program, os.X_OK):
+                continue
+            refusal = self.refusal([str(program)])
+            self.assertEqual(refusal.exit_code, errors.NOT_EXECUTABLE)
+            self.assertRegex(str(refusal), why)
+
+    def test_the_hosts_own_folders_are_not_overwritten(self):
+        file = self.root / "f"
+        file.write_text("")
+        for place in ("/dev/x", "/.lab/init", "/a/../proc/x"):
+            refusal = self.refusal(["sh"], [f"{file}:{place}"])
+            self.assertEqual(refusal.exit_code, errors.BAD_REQUEST)
+
+    def test_dynamic_program_brings_its_loader_and_libc(self):
+        payload = build_payload(HOST, ["/usr/bin/od"], [])
+        names = {os.path.basename(path) for path in payload._files}
+        self.assertLessEqual({"od", "libc.so.6", "ld-linux-x86-64.so.2"}, names)
+
+    def test_folder_with_all_below(self):
+        (self.root / "d/e").mkdir(parents=True)
+        (self.root / "d/e/f").write_text("1")
+        payload = build_payload(HOST, ["sh"], [f"{self.root}/d:/data"])
+        self.assertEqual(list(payload._files), ["/data/e/f"])
+
+
+class CacheFolder(unittest.TestCase):
+    def test_half_a_cache_is_no_cache(self):
+        with tempfile.TemporaryDirectory() as folder:
+            cache = Cache(Path(folder), Progress(quiet=True))
+            kernel = KERNELS["6.12"]
+            self.assertIsNone(cache.find(HOST, kernel))
+            final = Path(folder, HOST.name, "image")
+            final.mkdir(parents=True)
+            _point(final.parent / kernel.series, "image")
+            self.assertIsNone(cache.find(HOST, kernel))
+            (final / "manifest.json").write_text('{"recipe": 1')
+            self.assertIsNone(cache.find(HOST, kernel))
+            (final / "manifest.json").write_text('{"recipe": 1, "unknown": 2, "modules": []}')
+            self.assertIsNone(cache.find(HOST, kernel))
+
+    def test_link_moves(self):
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "6.12")
+            for target in ("old", "new"):
+                _point(link, target)
+                self.assertEqual(os.readlink(link), target)
+            self.assertEqual(os.listdir(folder), ["6.12"])
+
+    def test_a_fetch_that_fails_leaves_nothing_and_says_why(self):
+        broken = LabError(errors.FETCH_FAILED, "no network")
+        apt = mock.Mock(what="lists")
+        apt.show.return_value = Resolving.CLOUD
+        apt.download.side_effect = broken
+        with tempfile.TemporaryDirectory() as folder:
+            cache = Cache(Path(folder), Progress(quiet=True))
+            with mock.patch("continuo_lab.cache.sources", lambda *_: iter([apt])):
+                with self.assertRaisesRegex(LabError, "no network") as caught:
+                    cache.find_or_fetch(HOST, KERNELS["6.12"])
+            self.assertEqual(caught.exception.exit_code, errors.FETCH_FAILED)
+            self.assertEqual(os.listdir(Path(folder, HOST.name)), [])
+
+    def test_what_a_killed_fetch_left_is_removed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder, HOST.name, ".partial-x")
+            partial.mkdir(parents=True)
+            cache = Cache(Path(folder), Progress(quiet=True))
+            with cache._lock():
+                self.assertFalse(partial.exists())
+
+
+class Requirements(unittest.TestCase):
+    def test_not_root_prints_the_command(self):
+        with mock.patch("shutil.which", lambda _: None), mock.patch("os.geteuid", lambda: 1000):
+            with self.assertRaises(LabError) as caught:
+                requirements.require_program("qemu-x", "qemu-x-package", Progress(quiet=True))
+        self.assertEqual(caught.exception.exit_code, errors.MACHINE_LACKS)
+        self.assertIn("sudo apt-get install", caught.exception.next_step)
+        self.assertIn("qemu-x-package", caught.exception.next_step)
+
+    def test_root_installs_and_uses_it(self):
+        installed = []
+
+        def which(name):
+            return f"/usr/bin/{name}" if name == "apt-get" or installed else None
+
+        def apt(command):
+            installed.append(command[-1])
+            return True
+
+        with mock.patch("shutil.which", which), mock.patch("os.geteuid", lambda: 0):
+            with mock.patch.object(requirements, "_apt", apt):
+                path = requirements.require_program("qemu-x", "package", Progress(quiet=True))
+        self.assertEqual((path, installed), ("/usr/bin/qemu-x", ["package"]))
+
+
+class Streams(unittest.TestCase):
+    def test_slow_reader_loses_nothing(self):
+        reader, writer = os.pipe()
+        sink = Descriptor(writer)
+        data = os.urandom(1 << 20)  # more than the pipe holds: a put that blocks would hang here
+        sink.put(data)
+        got = bytearray()
+        while len(got) < len(data):
+            got += os.read(reader, 1 << 16)
+        sink.finish()
+        self.assertEqual(bytes(got), data)
+        os.close(reader)
+        os.close(writer)
+
+    def test_non_blocking_descriptor(self):
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        sink = Descriptor(writer)
+        data = os.urandom(1 << 18)
+        sink.put(data)
+        got = bytearray()
+        while len(got) < len(data):
+            got += os.read(reader, 1 << 16)
+        sink.finish()
+        self.assertEqual(bytes(got), data)
+        os.close(reader)
+        os.close(writer)
+
+    def test_closed_reader_is_told(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        sink = Descriptor(writer)
+        sink.put(b"x")
+        with self.assertRaises(OutputClosed):
+            sink.finish()
+        os.close(writer)
+
+
+class CommandLine(unittest.TestCase):
+    def run_tool(self, *arguments):
+        with tempfile.TemporaryDirectory() as folder:
+            return subprocess.run(
+                [str(LAB / "continuo-lab"), *arguments],
+                env={**os.environ, "CONTINUO_LAB_CACHE": folder},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+    def test_bad_requests_have_their_own_code_and_say_what_to_do(self):
+        for arguments in (
+            ["run"],
+            ["run", "--"],
+            ["run", "--smp", "0", "--", "sh"],
+            ["run", "--timeout", "nan", "--", "sh"],
+            ["run", "--kernel", "2.4", "--", "sh"],
+            ["list", "--", "sh"],
+            ["walk"],
+        ):
+            done = self.run_tool(*arguments)
+            self.assertEqual(done.returncode, errors.BAD_REQUEST, arguments)
+            self.assertIn("continuo-lab: error:", done.stderr)
+            self.assertEqual(done.stdout, "")
+
+    def test_too_large_for_the_memory(self):
+        with tempfile.NamedTemporaryFile() as large:
+            large.truncate(512 << 20)
+            done = self.run_tool("run", "--file", large.name, "--", "sh")
+        self.assertEqual(done.returncode, errors.BAD_REQUEST)
+        self.assertIn("--memory", done.stderr)
+
+    def test_list_of_an_empty_cache(self):
+        listed = json.loads(self.run_tool("list", "--json").stdout)
+        self.assertEqual([row["kernel"] for row in listed["kernels"]], ["6.12", "6.1"])
+        self.assertFalse(any(row["cached"] for row in listed["kernels"]))
+
+    def test_only_the_first_dashes_are_ours(self):
+        self.assertEqual(cli._split(["run", "--", "p", "--", "x"]), (["run"], ["p", "--", "x"]))
+
+
+if __name__ == "__main__":
+    unittest.main()

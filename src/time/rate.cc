@@ -39,6 +39,20 @@ RateError rate_error(ExactRatio actual, ExactRatio wanted) {
     return {fast ? away : -away};
 }
 
+RateError then(RateError a, RateError b) {
+    // a and b below 2^62 (a quarter of the clock's own rate) keep every product within 128 bits.
+    constexpr i128 small = static_cast<i128>(1) << 62;
+    const bool exact = -small < a.two_pow_minus_64 && a.two_pow_minus_64 < small &&
+                       -small < b.two_pow_minus_64 && b.two_pow_minus_64 < small;
+    if (exact) {
+        const i128 cross = (a.two_pow_minus_64 * b.two_pow_minus_64) >> 64;
+        return {a.two_pow_minus_64 + b.two_pow_minus_64 + cross};
+    }
+    i128 sum = 0;
+    if (!__builtin_add_overflow(a.two_pow_minus_64, b.two_pow_minus_64, &sum)) return {sum};
+    return {a.two_pow_minus_64 < 0 ? -kErrorMax : kErrorMax};
+}
+
 std::uint64_t ceil_drift(RateError error, std::uint64_t length) {
     constexpr auto max = static_cast<u128>(std::numeric_limits<std::int64_t>::max());
     const u128 size = static_cast<u128>(error.two_pow_minus_64 < 0 ? -error.two_pow_minus_64

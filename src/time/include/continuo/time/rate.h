@@ -90,6 +90,10 @@ struct RateError {
 };
 RateError rate_error(ExactRatio actual, ExactRatio wanted);
 
+/// The error of two stages in a row, (1 + a)(1 + b) - 1, rounded to the nearest 2^-64 or one beside
+/// it. Saturates.
+RateError then(RateError a, RateError b);
+
 /// Upper bound, in units of the range axis, of what a rate error adds over a length (rounded up;
 /// saturating at 2^63 - 1).
 std::uint64_t ceil_drift(RateError error, std::uint64_t length);

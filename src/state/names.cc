@@ -1,0 +1,198 @@
+// The names of the enumerations, as the command line, JSON and certificates spell them: one table
+// each.
+#include <algorithm>
+#include <array>
+
+#include "continuo/state/certificate.h"
+#include "continuo/state/error.h"
+#include "continuo/state/plan.h"
+#include "continuo/state/policy.h"
+
+namespace continuo::state {
+
+namespace {
+
+template <class E>
+struct Named {
+    E value;
+    std::string_view name;
+    std::string_view meaning;
+};
+
+template <class Table, class E>
+const auto& row(const Table& table, E value) {
+    const auto it = std::find_if(table.begin(), table.end(),
+                                 [&](const auto& entry) { return entry.value == value; });
+    CONTINUO_CHECK(it != table.end());
+    return *it;
+}
+
+template <class E, class Table>
+std::optional<E> value_of(const Table& table, std::string_view wanted) {
+    for (const auto& entry : table)
+        if (entry.name == wanted) return entry.value;
+    return std::nullopt;
+}
+
+constexpr std::array kPolicies{
+    Named{Policy::kFreeze, std::string_view{"freeze"},
+          std::string_view{
+              "every clock goes on from its value at the stop; the guest is told nothing, and its "
+              "REALTIME is behind by the gap until NTP steps it"}},
+    Named{Policy::kAdvance, std::string_view{"advance"},
+          std::string_view{
+              "every clock goes on as if the guest had never stopped; it is told nothing, and its "
+              "MONOTONIC counts the gap"}},
+    Named{Policy::kFreezeAndNotify, std::string_view{"freeze-and-notify"},
+          std::string_view{
+              "every clock goes on from its value at the stop; the guest is told the exact gap and "
+              "holds REALTIME reads until it has stepped REALTIME"}},
+    Named{Policy::kAdvanceAndNotify, std::string_view{"advance-and-notify"},
+          std::string_view{"every clock goes on as if never stopped, as well as the hosts' clocks "
+                           "allow; the guest "
+                           "is told that a gap happened and throws its NTP state away"}},
+};
+
+constexpr std::array kQuirks{
+    Named{Quirk::kNoTscOffset, std::string_view{"no_tsc_offset"}, std::string_view{}},
+    Named{Quirk::kTscOffsetIgnored, std::string_view{"tsc_offset_ignored"}, std::string_view{}},
+    Named{Quirk::kTscWriteIgnored, std::string_view{"tsc_write_ignored"}, std::string_view{}},
+    Named{Quirk::kTscSyncOnFirstWrite, std::string_view{"tsc_sync_on_first_write"},
+          std::string_view{}},
+    Named{Quirk::kNoTscAdjust, std::string_view{"no_tsc_adjust"}, std::string_view{}},
+    Named{Quirk::kNoKvmclockCtrl, std::string_view{"no_kvmclock_ctrl"}, std::string_view{}},
+    Named{Quirk::kNoClockTriple, std::string_view{"no_clock_triple"}, std::string_view{}},
+};
+
+constexpr std::array kBoundSources{
+    Named{BoundSource::kCaptureRead, std::string_view{"capture_read"},
+          std::string_view{"reading the clock on the source"}},
+    Named{BoundSource::kSourceTai, std::string_view{"source_tai"},
+          std::string_view{"how well the source knew TAI"}},
+    Named{BoundSource::kDestinationTai, std::string_view{"destination_tai"},
+          std::string_view{"how well the destination knows TAI"}},
+    Named{BoundSource::kSourceFrequency, std::string_view{"frequency"},
+          std::string_view{
+              "the frequency is stated in whole kHz, and the gap was converted with it"}},
+    Named{BoundSource::kRounding, std::string_view{"rounding"},
+          std::string_view{"whole ticks and whole nanoseconds"}},
+    Named{BoundSource::kByValueWrite, std::string_view{"by_value_write"},
+          std::string_view{
+              "a counter written by value takes effect at an unknown moment of the write"}},
+    Named{BoundSource::kTrim, std::string_view{"trim"},
+          std::string_view{"how close the closed loop brings kvmclock"}},
+    Named{BoundSource::kReadBack, std::string_view{"read_back"},
+          std::string_view{"rounding of the kernel's answer"}},
+};
+
+constexpr std::array kWrites{
+    Named{WriteKind::kVcpuTscKhz, std::string_view{"vcpu_tsc_khz"},
+          std::string_view{"KVM_GET_TSC_KHZ of the vCPU answers this value"}},
+    Named{WriteKind::kTscAdjust, std::string_view{"tsc_adjust"},
+          std::string_view{"IA32_TSC_ADJUST reads this value; the guest's TSC is as before"}},
+    Named{
+        WriteKind::kTscOffset, std::string_view{"tsc_offset"},
+        std::string_view{
+            "KVM_VCPU_TSC_OFFSET reads this value; the vCPU's line is the prescribed one, seam 0"}},
+    Named{WriteKind::kTscByValue, std::string_view{"tsc_by_value"},
+          std::string_view{"IA32_TSC, read between two host counter readings, is on the prescribed "
+                           "line within the "
+                           "brackets of the write and the read"}},
+    Named{WriteKind::kKvmclock, std::string_view{"kvmclock"},
+          std::string_view{
+              "KVM_GET_CLOCK is on the prescribed line at its host_tsc, within the trim target"}},
+    Named{WriteKind::kGuestStopped, std::string_view{"guest_stopped"},
+          std::string_view{"the vCPU's pvclock page has GUEST_STOPPED at the first guest entry"}},
+    Named{WriteKind::kNotice, std::string_view{"notice"},
+          std::string_view{
+              "the guest's notice holds the gap and an odd sequence before the first guest entry"}},
+};
+
+}  // namespace
+
+std::string_view name(Policy policy) {
+    return row(kPolicies, policy).name;
+}
+std::string_view meaning(Policy policy) {
+    return row(kPolicies, policy).meaning;
+}
+std::optional<Policy> policy_from_name(std::string_view wanted) {
+    return value_of<Policy>(kPolicies, wanted);
+}
+
+std::string_view name(Quirk quirk) {
+    return row(kQuirks, quirk).name;
+}
+std::optional<Quirk> quirk_from_name(std::string_view wanted) {
+    return value_of<Quirk>(kQuirks, wanted);
+}
+
+std::string_view name(BoundSource source) {
+    return row(kBoundSources, source).name;
+}
+std::string_view meaning(BoundSource source) {
+    return row(kBoundSources, source).meaning;
+}
+
+std::string_view name(WriteKind kind) {
+    return row(kWrites, kind).name;
+}
+std::string_view postcondition(WriteKind kind) {
+    return row(kWrites, kind).meaning;
+}
+
+std::string_view name(ClockKind clock) {
+    switch (clock) {
+        case ClockKind::kTsc:
+            return "tsc";
+        case ClockKind::kTscAdjust:
+            return "tsc_adjust";
+        case ClockKind::kKvmclock:
+            return "kvmclock";
+        case ClockKind::kRealtime:
+            return "realtime";
+    }
+    return "unknown";
+}
+
+std::string_view name(RefusalReason reason) {
+    switch (reason) {
+        case RefusalReason::kArchitecture:
+            return "architecture";
+        case RefusalReason::kVcpus:
+            return "vcpus";
+        case RefusalReason::kNoMasterclock:
+            return "no_masterclock";
+        case RefusalReason::kFrequency:
+            return "frequency";
+        case RefusalReason::kNegativeGap:
+            return "negative_gap";
+        case RefusalReason::kAbsurdGap:
+            return "absurd_gap";
+        case RefusalReason::kTscUncontrolled:
+            return "tsc_uncontrolled";
+        case RefusalReason::kKvmclockUncontrolled:
+            return "kvmclock_uncontrolled";
+        case RefusalReason::kUnsynchronised:
+            return "unsynchronised";
+    }
+    return "unknown";
+}
+
+std::string_view name(ElapsedBy elapsed_by) {
+    return elapsed_by == ElapsedBy::kHostCounter ? "host_counter" : "tai";
+}
+
+std::string_view name(RateChoice choice) {
+    switch (choice) {
+        case RateChoice::kEqual:
+            return "equal";
+        case RateChoice::kTolerated:
+            return "tolerated";
+        case RateChoice::kScaled:
+            return "scaled";
+    }
+    return "unknown";
+}
+
+}  // namespace continuo::state

@@ -121,6 +121,7 @@ class Cache:
                         reasons.append(f"{image.name}: {why}")
                     except LabError as why:  # stale lists, most often: the next place is newer
                         reasons.append(f"{apt.what}: {why}")
+                        break
         except LabError as why:
             reasons.append(str(why) + (f" ({why.next_step})" if why.next_step else ""))
         raise LabError(

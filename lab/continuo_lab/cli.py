@@ -9,8 +9,7 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
-from typing import BinaryIO, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import errors
 from .cache import Cache, CachedKernel, cache_root
@@ -49,11 +48,12 @@ def main(arguments: Sequence[str]) -> int:
         if command is not None:
             raise LabError(errors.BAD_REQUEST, f"{options.action} takes no program")
         return {"list": _list, "fetch": _fetch}[options.action](options, progress)
-    except LabError as error:
-        _complain(error)
-        return error.exit_code
-    except OutputClosed:
+    except (OutputClosed, BrokenPipeError):
         return _leave(errors.BROKEN_PIPE)
+    except LabError as error:
+        return _report(error, options)
+    except OSError as error:
+        return _report(LabError(errors.BAD_REQUEST, f"this machine refuses: {error}"), options)
     except Interrupted as interrupt:
         return _leave(128 + interrupt.signum)
 
@@ -217,7 +217,8 @@ def _arrange_signals() -> None:
         raise Interrupted(signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, interrupt)
+        if signal.getsignal(signum) != signal.SIG_IGN:  # nohup, or a shell's background job
+            signal.signal(signum, interrupt)
 
 
 def _leave(exit_code: int) -> int:
@@ -225,6 +226,14 @@ def _leave(exit_code: int) -> int:
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(exit_code)
+
+
+def _report(error: LabError, options) -> int:
+    if options.json:
+        with contextlib.suppress(OSError):
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}), flush=True)
+    _complain(error)
+    return error.exit_code
 
 
 def _complain(error: LabError) -> None:

@@ -1,7 +1,7 @@
 """Runs QEMU, relays the program's output, and finds out how it all ended.
 
-Everything that QEMU reads and writes is an inherited descriptor: kernel image apart, no file of a
-run exists, so that nothing is left behind however the tool ends.
+Apart from the kernel image, everything that QEMU reads and writes is an inherited descriptor: a run
+has no files, so nothing is left behind however the tool ends.
 """
 
 import contextlib
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Dict, List, Optional
 
 from .catalog import Host
-from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, BROKEN_PIPE, LabError
-from .streams import OutputClosed, Sink
+from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, LabError
+from .streams import Sink
 
 BOOT_SECONDS_MAX = 120.0
 _POWER_OFF_SECONDS_MAX = 5.0
+_LAST_WORDS_SECONDS_MAX = 5.0  # for a slow reader, after a failure
 _READ_BYTES = 1 << 16
 _CONSOLE_BYTES_MAX = 4 << 20  # the beginning and the end are kept
 _PR_SET_PDEATHSIG = 1
@@ -80,19 +81,22 @@ class Emulator:
         self.command: List[str] = []
 
     def run(self) -> Outcome:
-        """Raises LabError if the program did not come to its own end; QEMU is gone either way."""
+        """Raises LabError if the program did not come to its own end; QEMU is gone either way,
+        and what the program had written by then is passed on either way."""
         with contextlib.ExitStack() as stack:
             selector = stack.enter_context(selectors.DefaultSelector())
             process = self._start(selector, stack)
             # Undone in reverse: QEMU is killed before its pipes are closed.
             stack.callback(_end, process)
-            self._relay(selector, process)
+            failure = self._relay(selector, process)
             _end(process)
             self._outcome.total_s = time.monotonic() - self._began
             self._drain(selector)
-        self._judge(process)
+        failure = failure or self._verdict(process)
         for sink in self._sinks.values():
-            sink.finish()
+            sink.finish(None if failure is None else _LAST_WORDS_SECONDS_MAX)
+        if failure is not None:
+            raise failure
         return self._outcome
 
     def _start(self, selector, stack) -> subprocess.Popen:
@@ -122,16 +126,19 @@ class Emulator:
             for descriptor in writes.values():
                 os.close(descriptor)
 
-    def _relay(self, selector, process: subprocess.Popen) -> None:
-        """Until the status says that it is over, QEMU ends, or the time is up."""
+    def _relay(self, selector, process: subprocess.Popen) -> Optional[LabError]:
+        """Until QEMU ends, the end of the program is long past, or the time is up."""
         while selector.get_map() and not self._power_off_overdue():
-            self._check_time()
+            late = self._lateness()
+            if late is not None:
+                return late
             paused = self._pause_where_nobody_reads(selector)
             events = selector.select(0.05 if paused else 0.25)
             self._take(selector, events)
             self._resume(selector, paused)
-            if not events and process.poll() is not None:
-                return
+            if not events and not paused and process.poll() is not None:
+                break
+        return None
 
     def _take(self, selector, events) -> None:
         order = ("status", "stdout", "stderr", "console")
@@ -153,11 +160,11 @@ class Emulator:
             if word == "up":
                 self._outcome.up_s = time.monotonic() - self._began
                 self._on_up()
-            elif word == "exit":
+            elif word == "exit" and rest.isdecimal():
                 self._outcome.exit_code = int(rest)
                 self._finished_at = time.monotonic()
             else:
-                self._failure = rest
+                self._failure = rest or word
 
     def _take_output(self, sink: Sink, data: bytes) -> None:
         if self._outcome.first_output_s is None:
@@ -170,22 +177,23 @@ class Emulator:
             half = _CONSOLE_BYTES_MAX // 2
             self.console[half:-half] = b"\n[... left out ...]\n"
 
-    def _check_time(self) -> None:
+    def _lateness(self) -> Optional[LabError]:
         now = time.monotonic()
         if self._outcome.up_s is None:
             if now - self._began > BOOT_SECONDS_MAX:
-                raise LabError(
+                return LabError(
                     HOST_NEVER_UP,
                     f"the emulated host did not come up within {BOOT_SECONDS_MAX:.0f} s",
                     "see the console's log; on a busy machine try again",
                 )
         elif self._boot.timeout_s and self._finished_at is None:
             if now - self._began - self._outcome.up_s > self._boot.timeout_s:
-                raise LabError(
+                return LabError(
                     TIMED_OUT,
                     f"the program did not end within {self._boot.timeout_s:g} s",
                     "give it more with --timeout SECONDS (0 = no limit)",
                 )
+        return None
 
     def _power_off_overdue(self) -> bool:
         # All output was taken before the exit status was sent, so there is nothing to wait for
@@ -214,19 +222,23 @@ class Emulator:
         while selector.get_map():
             self._take(selector, selector.select())
 
-    def _judge(self, process: subprocess.Popen) -> None:
+    def _verdict(self, process: subprocess.Popen) -> Optional[LabError]:
         if self._finished_at is not None:
-            return
+            return None
         how = f"QEMU ended with {process.returncode}"
         if self._failure:
-            raise LabError(HOST_NEVER_UP, f"the emulated host is of no use: {self._failure}")
+            return LabError(
+                HOST_NEVER_UP,
+                f"the emulated host is of no use: {self._failure}",
+                "see the console's log; a fresh kernel may help: continuo-lab fetch",
+            )
         if self._outcome.up_s is None:
-            raise LabError(
+            return LabError(
                 HOST_NEVER_UP,
                 f"the emulated host ended before it was up ({how})",
                 "see the console's log; a fresh kernel may help: continuo-lab fetch",
             )
-        raise LabError(
+        return LabError(
             HOST_DIED,
             f"the emulated host died while the program ran ({how})",
             "see the console's log; out of memory? give more with --memory MIB",

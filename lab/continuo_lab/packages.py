@@ -49,6 +49,12 @@ def newest_image(series: str, show_output: str) -> Optional[Package]:
     return Package(found.group(1), found.group(2)) if found else None
 
 
+def candidate_version(show_output: str) -> Optional[str]:
+    stanza = show_output.split("\n\n", 1)[0]
+    version = re.search(r"^Version: *(\S+)$", stanza, re.MULTILINE)
+    return version.group(1) if version else None
+
+
 class Apt:
     """apt with one set of sources and lists."""
 
@@ -146,4 +152,6 @@ def _own_folders(folder: Path) -> List[str]:
 
 
 def _tail(done: subprocess.CompletedProcess) -> str:
-    return "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
+    """The errors in what apt and dpkg print, or the last words where nothing is marked so."""
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return "\n".join([line for line in lines if line.startswith("E:")] or lines[-5:])

@@ -38,6 +38,7 @@ class Payload:
         if source.is_dir():
             for below, folders, names in os.walk(source):
                 folders.sort()
+                _refuse_links(below, folders)
                 for name in sorted(names):
                     path = Path(below, name)
                     inside = os.path.join(destination, os.path.relpath(path, source))
@@ -58,7 +59,7 @@ class Payload:
 
     def _place_file(self, source: Path, destination: str) -> None:
         inside = os.path.normpath(os.path.join(self.folder, destination))
-        if any(inside == own or inside.startswith(own + "/") for own in _OWN_FOLDERS):
+        if _is_the_hosts_own(inside):
             raise LabError(
                 BAD_REQUEST,
                 f"{inside} belongs to the emulated host: nothing can be placed there",
@@ -75,6 +76,10 @@ class Payload:
         self._files[inside] = source
         for library in shared_libraries(source, self.host):
             self._files.setdefault(library, Path(library))
+
+
+def _is_the_hosts_own(path: str) -> bool:
+    return any(path == own or path.startswith(own + "/") for own in _OWN_FOLDERS)
 
 
 def program_script(payload: Payload) -> str:
@@ -96,6 +101,12 @@ def build_payload(host: Host, command: Sequence[str], files: Sequence[str]) -> P
         if "\0" in argument:
             raise LabError(BAD_REQUEST, "an argument has a NUL byte in it")
     payload = Payload(list(command), os.getcwd(), host)
+    if _is_the_hosts_own(payload.folder):
+        raise LabError(
+            BAD_REQUEST,
+            f"the program cannot start in {payload.folder}: that belongs to the emulated host",
+            "change to another folder first",
+        )
     program = _find_program(command[0])
     if program is not None:
         source, inside = program
@@ -213,6 +224,18 @@ def libraries_in(ldd_output: str, program: str) -> List[str]:
             "install the library, or link the program statically",
         )
     return re.findall(r"^\s*(?:\S+ => )?(/.+?) \(0x[0-9a-f]+\)$", ldd_output, re.MULTILINE)
+
+
+def _refuse_links(below: str, folders: Sequence[str]) -> None:
+    """To folders: following them may never end, and dropping them would go unnoticed."""
+    for name in folders:
+        path = os.path.join(below, name)
+        if os.path.islink(path):
+            raise LabError(
+                BAD_REQUEST,
+                f"{path} is a link to a folder, and such links are not followed",
+                f"give it by itself: --file {path}",
+            )
 
 
 def _unwinder_beside(libraries: Sequence[str]) -> List[str]:

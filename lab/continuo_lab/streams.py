@@ -1,6 +1,7 @@
 """Where the program's output goes: a descriptor of the tool's own, or memory."""
 
 import os
+import select
 import threading
 from collections import deque
 from typing import Deque, Optional, Protocol
@@ -19,8 +20,8 @@ class Sink(Protocol):
     def is_full(self) -> bool:
         """Whether `put` should wait."""
 
-    def finish(self) -> None:
-        """Returns when all is written."""
+    def finish(self, seconds_max: Optional[float] = None) -> None:
+        """Returns when all is written, or after `seconds_max`."""
 
 
 class Memory:
@@ -33,7 +34,7 @@ class Memory:
     def is_full(self) -> bool:
         return False
 
-    def finish(self) -> None:
+    def finish(self, seconds_max: Optional[float] = None) -> None:
         pass
 
 
@@ -62,11 +63,11 @@ class Descriptor:
             self._raise_error()
             return self._backlog_bytes >= _BACKLOG_BYTES_MAX
 
-    def finish(self) -> None:
+    def finish(self, seconds_max: Optional[float] = None) -> None:
         with self._changed:
             self._ending = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds_max)
         self._raise_error()
 
     def _raise_error(self) -> None:
@@ -96,10 +97,4 @@ def _write(descriptor: int, data: bytes) -> None:
         try:
             view = view[os.write(descriptor, view):]
         except BlockingIOError:  # somebody else made the shared descriptor non-blocking
-            select_writable(descriptor)
-
-
-def select_writable(descriptor: int) -> None:
-    import select
-
-    select.select([], [descriptor], [])
+            select.select([], [descriptor], [])

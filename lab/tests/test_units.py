@@ -16,7 +16,8 @@ LAB = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(LAB))
 
 from continuo_lab import cli, errors, requirements  # noqa: E402
-from continuo_lab.cache import Cache, Manifest, _point  # noqa: E402
+from continuo_lab.base_image import RECIPE  # noqa: E402
+from continuo_lab.cache import Cache, _point  # noqa: E402
 from continuo_lab.catalog import HOSTS, KERNELS  # noqa: E402
 from continuo_lab.cpio import CpioWriter  # noqa: E402
 from continuo_lab.elf import Elf, NotElf  # noqa: E402
@@ -302,6 +303,9 @@ class Payloads(unittest.TestCase):
         (self.root / "d/e/f").write_text("1")
         payload = build_payload(HOST, ["sh"], [f"{self.root}/d:/data"])
         self.assertEqual(list(payload._files), ["/data/e/f"])
+        (self.root / "d/loop").symlink_to(self.root / "d")
+        refusal = self.refusal(["sh"], [f"{self.root}/d"])
+        self.assertRegex(str(refusal), "link to a folder")
 
 
 class CacheFolder(unittest.TestCase):
@@ -312,12 +316,17 @@ class CacheFolder(unittest.TestCase):
             self.assertIsNone(cache.find(HOST, kernel))
             final = Path(folder, HOST.name, "image")
             final.mkdir(parents=True)
+            recipe = f'{{"recipe": {RECIPE}, "package": "", "version": "", "release": "", '
             _point(final.parent / kernel.series, "image")
             self.assertIsNone(cache.find(HOST, kernel))
-            (final / "manifest.json").write_text('{"recipe": 1')
-            self.assertIsNone(cache.find(HOST, kernel))
-            (final / "manifest.json").write_text('{"recipe": 1, "unknown": 2, "modules": []}')
-            self.assertIsNone(cache.find(HOST, kernel))
+            manifest = final / "manifest.json"
+            for text in ("", recipe, recipe + '"unknown": 2, "modules": []}'):
+                manifest.write_text(text)
+                self.assertIsNone(cache.find(HOST, kernel), text)
+            manifest.write_text(recipe + '"modules": []}')
+            self.assertIsNotNone(cache.find(HOST, kernel))
+            manifest.write_text(recipe.replace(str(RECIPE), "0") + '"modules": []}')
+            self.assertIsNone(cache.find(HOST, kernel), "made by another version of the tool")
 
     def test_link_moves(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -339,6 +348,40 @@ class CacheFolder(unittest.TestCase):
                     cache.find_or_fetch(HOST, KERNELS["6.12"])
             self.assertEqual(caught.exception.exit_code, errors.FETCH_FAILED)
             self.assertEqual(os.listdir(Path(folder, HOST.name)), [])
+
+    def test_the_next_flavour_is_taken_where_the_first_lacks_kvm(self):
+        def download(image, folder):
+            return Path(folder, image.name + ".deb")
+
+        def unpack(deb, tree):
+            release = deb.stem[len("linux-image-"):]
+            (tree / "boot").mkdir(parents=True)
+            options = "CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_DEVTMPFS=y\nCONFIG_BLK_DEV_INITRD=y\n"
+            (tree / f"boot/config-{release}").write_text(options)
+            (tree / f"boot/vmlinuz-{release}").write_bytes(b"kernel")
+            modules = tree / "lib/modules" / release
+            modules.mkdir(parents=True)
+            present = set(HOST.modules) - ({"kvm-amd"} if "cloud" in release else set())
+            for name in present:
+                (modules / f"{name}.ko").write_bytes(elf_with_modinfo(b"depends=\0"))
+
+        apt = mock.Mock(what="lists")
+        apt.show.side_effect = lambda meta: Resolving.CLOUD.replace(
+            "cloud-amd64", "cloud-amd64" if "cloud" in meta else "amd64"
+        )
+        apt.download.side_effect = download
+        with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(
+            "continuo_lab.cache",
+            sources=lambda *_: iter([apt]),
+            unpack=unpack,
+            write_base=lambda out, modules, *_: out.write(repr(modules).encode()),
+        ):
+            cache = Cache(Path(folder), Progress(quiet=True))
+            kernel = cache.find_or_fetch(HOST, KERNELS["6.12"])
+            self.assertEqual(kernel.manifest.release, "6.12.117+deb12-amd64")
+            self.assertEqual(kernel.vmlinuz.read_bytes(), b"kernel")
+            self.assertEqual(cache.find_or_fetch(HOST, KERNELS["6.12"]), kernel)
+            self.assertEqual(apt.download.call_count, 2)
 
     def test_what_a_killed_fetch_left_is_removed(self):
         with tempfile.TemporaryDirectory() as folder:

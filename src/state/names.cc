@@ -18,6 +18,8 @@ struct Named {
     std::string_view name;
     std::string_view meaning;
 };
+template <class E>
+Named(E, const char*, const char*) -> Named<E>;
 
 template <class Table, class E>
 const auto& row(const Table& table, E value) {
@@ -35,75 +37,67 @@ std::optional<E> value_of(const Table& table, std::string_view wanted) {
 }
 
 constexpr std::array kPolicies{
-    Named{Policy::kFreeze, std::string_view{"freeze"},
+    Named{Policy::kFreeze, "freeze",
           std::string_view{
               "every clock goes on from its value at the stop; the guest is told nothing, and its "
               "REALTIME is behind by the gap until NTP steps it"}},
-    Named{Policy::kAdvance, std::string_view{"advance"},
+    Named{Policy::kAdvance, "advance",
           std::string_view{
               "every clock goes on as if the guest had never stopped; it is told nothing, and its "
               "MONOTONIC counts the gap"}},
-    Named{Policy::kFreezeAndNotify, std::string_view{"freeze-and-notify"},
+    Named{Policy::kFreezeAndNotify, "freeze-and-notify",
           std::string_view{
               "every clock goes on from its value at the stop; the guest is told the exact gap and "
               "holds REALTIME reads until it has stepped REALTIME"}},
-    Named{Policy::kAdvanceAndNotify, std::string_view{"advance-and-notify"},
-          std::string_view{"every clock goes on as if never stopped, as well as the hosts' clocks "
-                           "allow; the guest "
-                           "is told that a gap happened and throws its NTP state away"}},
+    Named{Policy::kAdvanceAndNotify, "advance-and-notify",
+          "every clock goes on as if never stopped, as well as the hosts' clocks "
+          "allow; the guest "
+          "is told that a gap happened and throws its NTP state away"},
 };
 
 constexpr std::array kQuirks{
-    Named{Quirk::kNoTscOffset, std::string_view{"no_tsc_offset"}, std::string_view{}},
-    Named{Quirk::kTscOffsetIgnored, std::string_view{"tsc_offset_ignored"}, std::string_view{}},
-    Named{Quirk::kTscWriteIgnored, std::string_view{"tsc_write_ignored"}, std::string_view{}},
-    Named{Quirk::kTscSyncOnFirstWrite, std::string_view{"tsc_sync_on_first_write"},
-          std::string_view{}},
-    Named{Quirk::kNoTscAdjust, std::string_view{"no_tsc_adjust"}, std::string_view{}},
-    Named{Quirk::kNoKvmclockCtrl, std::string_view{"no_kvmclock_ctrl"}, std::string_view{}},
-    Named{Quirk::kNoClockTriple, std::string_view{"no_clock_triple"}, std::string_view{}},
+    Named{Quirk::kNoTscOffset, "no_tsc_offset", ""},
+    Named{Quirk::kTscOffsetIgnored, "tsc_offset_ignored", ""},
+    Named{Quirk::kTscWriteIgnored, "tsc_write_ignored", ""},
+    Named{Quirk::kTscSyncOnFirstWrite, "tsc_sync_on_first_write", ""},
+    Named{Quirk::kNoTscAdjust, "no_tsc_adjust", ""},
+    Named{Quirk::kNoKvmclockCtrl, "no_kvmclock_ctrl", ""},
+    Named{Quirk::kNoClockTriple, "no_clock_triple", ""},
 };
 
 constexpr std::array kBoundSources{
-    Named{BoundSource::kCaptureRead, std::string_view{"capture_read"},
-          std::string_view{"reading the clock on the source"}},
-    Named{BoundSource::kSourceTai, std::string_view{"source_tai"},
-          std::string_view{"how well the source knew TAI"}},
-    Named{BoundSource::kDestinationTai, std::string_view{"destination_tai"},
-          std::string_view{"how well the destination knows TAI"}},
-    Named{BoundSource::kSourceFrequency, std::string_view{"frequency"},
+    Named{BoundSource::kCaptureRead, "capture_read", "reading the clock on the source"},
+    Named{BoundSource::kSourceTai, "source_tai", "how well the source knew TAI"},
+    Named{BoundSource::kDestinationTai, "destination_tai", "how well the destination knows TAI"},
+    Named{BoundSource::kSourceFrequency, "frequency",
           std::string_view{
               "the frequency is stated in whole kHz, and the gap was converted with it"}},
-    Named{BoundSource::kRounding, std::string_view{"rounding"},
-          std::string_view{"whole ticks and whole nanoseconds"}},
-    Named{BoundSource::kByValueWrite, std::string_view{"by_value_write"},
+    Named{BoundSource::kRounding, "rounding", "whole ticks and whole nanoseconds"},
+    Named{BoundSource::kByValueWrite, "by_value_write",
           std::string_view{
               "a counter written by value takes effect at an unknown moment of the write"}},
-    Named{BoundSource::kTrim, std::string_view{"trim"},
-          std::string_view{"how close the closed loop brings kvmclock"}},
-    Named{BoundSource::kReadBack, std::string_view{"read_back"},
-          std::string_view{"rounding of the kernel's answer"}},
+    Named{BoundSource::kTrim, "trim", "how close the closed loop brings kvmclock"},
+    Named{BoundSource::kReadBack, "read_back", "rounding of the kernel's answer"},
 };
 
 constexpr std::array kWrites{
-    Named{WriteKind::kVcpuTscKhz, std::string_view{"vcpu_tsc_khz"},
-          std::string_view{"KVM_GET_TSC_KHZ of the vCPU answers this value"}},
-    Named{WriteKind::kTscAdjust, std::string_view{"tsc_adjust"},
-          std::string_view{"IA32_TSC_ADJUST reads this value; the guest's TSC is as before"}},
+    Named{WriteKind::kVcpuTscKhz, "vcpu_tsc_khz", "KVM_GET_TSC_KHZ of the vCPU answers this value"},
+    Named{WriteKind::kTscAdjust, "tsc_adjust",
+          "IA32_TSC_ADJUST reads this value; the guest's TSC is as before"},
     Named{
-        WriteKind::kTscOffset, std::string_view{"tsc_offset"},
+        WriteKind::kTscOffset, "tsc_offset",
         std::string_view{
             "KVM_VCPU_TSC_OFFSET reads this value; the vCPU's line is the prescribed one, seam 0"}},
-    Named{WriteKind::kTscByValue, std::string_view{"tsc_by_value"},
-          std::string_view{"IA32_TSC, read between two host counter readings, is on the prescribed "
-                           "line within the "
-                           "brackets of the write and the read"}},
-    Named{WriteKind::kKvmclock, std::string_view{"kvmclock"},
+    Named{WriteKind::kTscByValue, "tsc_by_value",
+          "IA32_TSC, read between two host counter readings, is on the prescribed "
+          "line within the "
+          "brackets of the write and the read"},
+    Named{WriteKind::kKvmclock, "kvmclock",
           std::string_view{
               "KVM_GET_CLOCK is on the prescribed line at its host_tsc, within the trim target"}},
-    Named{WriteKind::kGuestStopped, std::string_view{"guest_stopped"},
-          std::string_view{"the vCPU's pvclock page has GUEST_STOPPED at the first guest entry"}},
-    Named{WriteKind::kNotice, std::string_view{"notice"},
+    Named{WriteKind::kGuestStopped, "guest_stopped",
+          "the vCPU's pvclock page has GUEST_STOPPED at the first guest entry"},
+    Named{WriteKind::kNotice, "notice",
           std::string_view{
               "the guest's notice holds the gap and an odd sequence before the first guest entry"}},
 };

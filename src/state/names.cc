@@ -19,7 +19,7 @@ struct Named {
     std::string_view meaning;
 };
 template <class E>
-Named(E, const char*, const char*) -> Named<E>;
+Named(E, std::string_view, std::string_view) -> Named<E>;
 
 template <class Table, class E>
 const auto& row(const Table& table, E value) {
@@ -38,17 +38,14 @@ std::optional<E> value_of(const Table& table, std::string_view wanted) {
 
 constexpr std::array kPolicies{
     Named{Policy::kFreeze, "freeze",
-          std::string_view{
-              "every clock goes on from its value at the stop; the guest is told nothing, and its "
-              "REALTIME is behind by the gap until NTP steps it"}},
+          "every clock goes on from its value at the stop; the guest is told nothing, and its "
+          "REALTIME is behind by the gap until NTP steps it"},
     Named{Policy::kAdvance, "advance",
-          std::string_view{
-              "every clock goes on as if the guest had never stopped; it is told nothing, and its "
-              "MONOTONIC counts the gap"}},
+          "every clock goes on as if the guest had never stopped; it is told nothing, and its "
+          "MONOTONIC counts the gap"},
     Named{Policy::kFreezeAndNotify, "freeze-and-notify",
-          std::string_view{
-              "every clock goes on from its value at the stop; the guest is told the exact gap and "
-              "holds REALTIME reads until it has stepped REALTIME"}},
+          "every clock goes on from its value at the stop; the guest is told the exact gap and "
+          "holds REALTIME reads until it has stepped REALTIME"},
     Named{Policy::kAdvanceAndNotify, "advance-and-notify",
           "every clock goes on as if never stopped, as well as the hosts' clocks "
           "allow; the guest "
@@ -70,12 +67,10 @@ constexpr std::array kBoundSources{
     Named{BoundSource::kSourceTai, "source_tai", "how well the source knew TAI"},
     Named{BoundSource::kDestinationTai, "destination_tai", "how well the destination knows TAI"},
     Named{BoundSource::kSourceFrequency, "frequency",
-          std::string_view{
-              "the frequency is stated in whole kHz, and the gap was converted with it"}},
+          "the frequency is stated in whole kHz, and the gap was converted with it"},
     Named{BoundSource::kRounding, "rounding", "whole ticks and whole nanoseconds"},
     Named{BoundSource::kByValueWrite, "by_value_write",
-          std::string_view{
-              "a counter written by value takes effect at an unknown moment of the write"}},
+          "a counter written by value takes effect at an unknown moment of the write"},
     Named{BoundSource::kTrim, "trim", "how close the closed loop brings kvmclock"},
     Named{BoundSource::kReadBack, "read_back", "rounding of the kernel's answer"},
 };
@@ -84,22 +79,18 @@ constexpr std::array kWrites{
     Named{WriteKind::kVcpuTscKhz, "vcpu_tsc_khz", "KVM_GET_TSC_KHZ of the vCPU answers this value"},
     Named{WriteKind::kTscAdjust, "tsc_adjust",
           "IA32_TSC_ADJUST reads this value; the guest's TSC is as before"},
-    Named{
-        WriteKind::kTscOffset, "tsc_offset",
-        std::string_view{
-            "KVM_VCPU_TSC_OFFSET reads this value; the vCPU's line is the prescribed one, seam 0"}},
+    Named{WriteKind::kTscOffset, "tsc_offset",
+          "KVM_VCPU_TSC_OFFSET reads this value; the vCPU's line is the prescribed one, seam 0"},
     Named{WriteKind::kTscByValue, "tsc_by_value",
           "IA32_TSC, read between two host counter readings, is on the prescribed "
           "line within the "
           "brackets of the write and the read"},
     Named{WriteKind::kKvmclock, "kvmclock",
-          std::string_view{
-              "KVM_GET_CLOCK is on the prescribed line at its host_tsc, within the trim target"}},
+          "KVM_GET_CLOCK is on the prescribed line at its host_tsc, within the trim target"},
     Named{WriteKind::kGuestStopped, "guest_stopped",
           "the vCPU's pvclock page has GUEST_STOPPED at the first guest entry"},
     Named{WriteKind::kNotice, "notice",
-          std::string_view{
-              "the guest's notice holds the gap and an odd sequence before the first guest entry"}},
+          "the guest's notice holds the gap and an odd sequence before the first guest entry"},
 };
 
 }  // namespace

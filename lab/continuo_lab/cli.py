@@ -32,7 +32,7 @@ _EXIT_CODES = f"""exit codes:
   {errors.HOST_NEVER_UP}  the emulated host never came up
   {errors.TIMED_OUT}  the program did not end within --timeout
   {errors.BAD_REQUEST}  the command line asks for something that cannot be
-  {errors.NOT_EXECUTABLE}  the program cannot be run there: not executable, another machine's, a library missing
+  {errors.NOT_EXECUTABLE}  the program cannot be run there: no program, or a library is missing
   {errors.NOT_FOUND}  there is no such program
   130, 143  interrupted by SIGINT, SIGTERM; {errors.BROKEN_PIPE}  nobody reads the output"""
 

@@ -1,0 +1,46 @@
+#include "trim.h"
+
+#include "continuo/time/tsc_scale.h"
+
+namespace continuo::machine {
+
+namespace {
+
+using time::Nanos;
+
+Count<HostCounter> middle(Count<HostCounter> before, Count<HostCounter> after) {
+    return before + time::Ticks<HostCounter>::from_raw((after - before).raw() / 2);
+}
+
+}  // namespace
+
+Result<Nanos<Kvmclock>> kvmclock_seam(Machine& machine, const KvmclockTarget& target) {
+    const Count<HostCounter> before = machine.now();
+    const auto reading = machine.kvmclock();
+    if (!reading) return tl::unexpected(reading.error());
+    const Count<HostCounter> at = reading->host ? *reading->host : middle(before, machine.now());
+    return reading->clock - target.at(at);
+}
+
+Result<state::TrimReport> trim_kvmclock(Machine& machine, const KvmclockTarget& target,
+                                        const ApplyOptions& options) {
+    // Between reading the counter here and the kernel's own reading inside KVM_SET_CLOCK some time
+    // passes, nearly the same each round: its last value is the correction of the next. What is
+    // left is the jitter, and the loop waits for a round in which it is small enough.
+    Nanos<Kvmclock> latency;
+    state::TrimReport report;
+    while (report.rounds < options.trim_rounds_max) {
+        ++report.rounds;
+        const auto set = machine.set_kvmclock(target.at(machine.now()) + latency);
+        if (!set) return tl::unexpected(set.error());
+        const auto seam = kvmclock_seam(machine, target);
+        if (!seam) return tl::unexpected(seam.error());
+        report.residual_ns = seam->raw();
+        report.converged = seam->magnitude() <= options.trim_target_ns;
+        if (report.converged) break;
+        latency = latency - *seam;
+    }
+    return report;
+}
+
+}  // namespace continuo::machine

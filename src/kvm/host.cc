@@ -1,0 +1,155 @@
+#include "continuo/kvm/host.h"
+
+#include <sys/timex.h>
+#include <sys/utsname.h>
+
+#include <cerrno>
+#include <ctime>
+#include <fstream>
+
+#include "continuo/abi/kvm_x86.h"
+#include "continuo/kvm/counter.h"
+#include "continuo/kvm/vcpu.h"
+#include "continuo/time/tsc_scale.h"
+
+namespace continuo::kvm {
+
+namespace {
+
+using time::Count;
+using time::HostCounter;
+using time::Instant;
+using time::Tai;
+
+std::string first_line(const char* path) {
+    std::ifstream file{path};
+    std::string line;
+    std::getline(file, line);
+    return line;
+}
+
+std::optional<std::uint8_t> hex_digit(char c) {
+    if (c >= '0' && c <= '9') return static_cast<std::uint8_t>(c - '0');
+    if (c >= 'a' && c <= 'f') return static_cast<std::uint8_t>(c - 'a' + 10);
+    if (c >= 'A' && c <= 'F') return static_cast<std::uint8_t>(c - 'A' + 10);
+    return std::nullopt;
+}
+
+std::string kernel_name() {
+    utsname names{};
+    if (::uname(&names) != 0) return "unknown kernel";
+    return std::string{names.sysname} + " " + names.release + " " + names.machine;
+}
+
+/// The multiplier's format goes with the virtualisation that the processor has.
+std::optional<int> frac_bits(const CpuidEntries& cpuid) {
+    const kvm_cpuid_entry2* vendor = find_cpuid(cpuid, 0);
+    if (vendor == nullptr) return std::nullopt;
+    constexpr std::uint32_t kEbxOfIntel = 0x756e6547;    // "Genu"
+    constexpr std::uint32_t kEbxOfZhaoxin = 0x6f656743;  // "Cent", VMX too
+    const bool vmx = vendor->ebx == kEbxOfIntel || vendor->ebx == kEbxOfZhaoxin;
+    return vmx ? time::kVmxFracBits : time::kSvmFracBits;
+}
+
+struct TaiBracket {
+    Count<HostCounter> before;
+    Instant<Tai> tai;
+    Count<HostCounter> after;
+    std::uint64_t width() const { return (after - before).magnitude(); }
+};
+
+Result<TaiBracket> read_tai() {
+    TaiBracket bracket;
+    timespec now{};
+    bracket.before = host_counter();
+    const int failed = ::clock_gettime(CLOCK_TAI, &now);
+    bracket.after = host_counter();
+    if (failed != 0) return kernel_failure("clock_gettime(CLOCK_TAI)", errno);
+    bracket.tai =
+        Instant<Tai>::from_raw(static_cast<std::uint64_t>(now.tv_sec) * time::kNanosPerSecond +
+                               static_cast<std::uint64_t>(now.tv_nsec));
+    return bracket;
+}
+
+std::uint64_t ceil_ns(std::uint64_t ticks, time::Hz frequency) {
+    const time::u128 product = static_cast<time::u128>(ticks) * time::kNanosPerSecond;
+    return static_cast<std::uint64_t>((product + frequency.hz() - 1) / frequency.hz());
+}
+
+}  // namespace
+
+std::optional<std::array<std::uint8_t, 16>> parse_boot_id(std::string_view text) {
+    if (text.size() != 36) return std::nullopt;
+    std::array<std::uint8_t, 16> id{};
+    std::size_t digits = 0;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (i == 8 || i == 13 || i == 18 || i == 23) {
+            if (text[i] != '-') return std::nullopt;
+            continue;
+        }
+        const auto digit = hex_digit(text[i]);
+        if (!digit) return std::nullopt;
+        std::uint8_t& byte = id[digits++ / 2];
+        byte = static_cast<std::uint8_t>(byte << 4 | *digit);
+    }
+    return id;
+}
+
+state::HostIdentity host_identity() {
+    state::HostIdentity identity;
+    identity.boot_id = parse_boot_id(first_line("/proc/sys/kernel/random/boot_id"))
+                           .value_or(std::array<std::uint8_t, 16>{});
+    identity.kernel = kernel_name();
+    return identity;
+}
+
+Result<HostClock> examine_host(const System& system) {
+    HostClock host;
+    host.identity = host_identity();
+    host.clocksource =
+        first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+    const auto vm = Vm::create(system);
+    if (!vm) return tl::unexpected(vm.error());
+    const auto vcpu = Vcpu::create(*vm, 0);
+    if (!vcpu) return tl::unexpected(vcpu.error());
+    const auto khz = vcpu->tsc_khz();
+    if (!khz) return tl::unexpected(khz.error());
+    if (*khz == 0)
+        return state::fail(state::ErrorCode::kKernel, "KVM_GET_TSC_KHZ",
+                           "the kernel knows no frequency of this host's TSC");
+    host.tsc_khz = *khz;
+    const auto scales = system.check_extension(abi::kKVM_CAP_TSC_CONTROL);
+    if (!scales) return tl::unexpected(scales.error());
+    if (*scales == 0) return host;
+    const auto cpuid = system.supported_cpuid();
+    if (!cpuid) return tl::unexpected(cpuid.error());
+    host.scaling_frac_bits = frac_bits(*cpuid);
+    return host;
+}
+
+Result<state::Anchor<HostCounter>> tai_anchor(time::Hz frequency, int brackets) {
+    timex kernel_clock{};
+    const int status = ::adjtimex(&kernel_clock);
+    if (status < 0) return kernel_failure("adjtimex", errno);
+    // The first reading faults pages and fills caches; it counts only where it is the only one.
+    auto best = read_tai();
+    for (int i = 0; best && i < brackets; ++i) {
+        auto next = read_tai();
+        if (next && next->width() < best->width()) best = std::move(next);
+    }
+    if (!best) return tl::unexpected(best.error());
+
+    state::Anchor<HostCounter> anchor;
+    const std::uint64_t half = best->width() / 2;
+    anchor.counter =
+        best->before + time::Ticks<HostCounter>::from_raw(static_cast<std::int64_t>(half));
+    anchor.tai = best->tai;
+    const auto admitted_us = static_cast<std::uint64_t>(std::max(kernel_clock.maxerror, 0L));
+    anchor.tai_bound_ns = ceil_ns(best->width() - half, frequency) + 1 + admitted_us * 1000;
+    anchor.tai_offset_sec = kernel_clock.tai;
+    anchor.synchronised = (kernel_clock.status & STA_UNSYNC) == 0 && status != TIME_ERROR;
+    anchor.frequency = frequency;
+    return anchor;
+}
+
+}  // namespace continuo::kvm

@@ -1,0 +1,49 @@
+// What this host is: which boot of which kernel, its counter's frequency and scaling as KVM states
+// them, and where TAI stands against the counter. Sources: /proc/sys/kernel/random/boot_id,
+// clock_gettime(CLOCK_TAI), adjtimex(2), KVM_GET_TSC_KHZ, KVM_CAP_TSC_CONTROL.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "continuo/kvm/system.h"
+#include "continuo/state/record.h"
+
+namespace continuo::kvm {
+
+/// A boot_id in its usual spelling, "0f7d3b1e-....", 36 characters. nullopt for anything else.
+std::optional<std::array<std::uint8_t, 16>> parse_boot_id(std::string_view text);
+
+/// This boot of this host. An unreadable boot_id gives an identity that is not known().
+state::HostIdentity host_identity();
+
+/// Facts of the host that do not change while it runs, asked once.
+struct HostClock {
+    state::HostIdentity identity;
+    /// The TSC's frequency as KVM has it; true within half a kHz of what the kernel calibrated.
+    std::uint32_t tsc_khz = 0;
+    /// Fractional bits of the guest's TSC multiplier: 48 (VMX), 32 (SVM); none: no scaling
+    /// (KVM_CAP_TSC_CONTROL is 0).
+    std::optional<int> scaling_frac_bits;
+    /// The kernel's clocksource: "tsc", "kvm-clock", ... Empty where sysfs does not say.
+    std::string clocksource;
+    /// KVM's condition for a masterclock: clocksource tsc, or Hyper-V's TSC page.
+    bool tsc_based() const {
+        return clocksource == "tsc" || clocksource == "hyperv_clocksource_tsc_page";
+    }
+
+    time::Hz frequency() const { return *time::Hz::from_khz(tsc_khz); }
+};
+
+/// Asks KVM, through a VM that is created and thrown away: a VM's own answer could have been
+/// changed. Some milliseconds; fails with kKernel where KVM knows no frequency.
+Result<HostClock> examine_host(const System& system);
+
+/// Counter and TAI at one instant: the narrowest of `brackets` readings of CLOCK_TAI between two of
+/// the counter. The bound is half that bracket plus what the kernel admits (adjtimex maxerror).
+/// Where nobody told the kernel TAI - UTC, tai_offset_sec is 0 and `tai` is really UTC.
+Result<state::Anchor<time::HostCounter>> tai_anchor(time::Hz frequency, int brackets = 9);
+
+}  // namespace continuo::kvm

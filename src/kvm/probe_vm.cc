@@ -1,0 +1,244 @@
+#include "probe_vm.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+
+#include "continuo/abi/msr.h"
+#include "continuo/kvm/counter.h"
+#include "signal_mask.h"
+
+namespace continuo::kvm {
+
+namespace {
+
+using time::Count;
+using time::GuestCounter;
+
+constexpr int kRunLimitMs = 500;
+
+// Real-mode code, one snippet a kind of question. Each ends in an OUT, which comes back to us with
+// the answer still in the registers.
+constexpr std::uint64_t kRdtscAt = 0x1000;
+constexpr std::uint64_t kRdmsrAt = 0x1100;
+constexpr std::uint64_t kWrmsrAt = 0x1200;
+constexpr std::uint64_t kWaitAt = 0x1300;
+constexpr std::uint64_t kFaultAt = 0x1400;
+constexpr std::uint64_t kTimerAt = 0x1500;
+constexpr std::uint64_t kStackTop = 0x3000;
+constexpr std::uint16_t kDonePort = 0x80;
+constexpr std::uint16_t kFaultPort = 0x81;
+
+constexpr std::array<std::uint8_t, 6> kRdtsc{0x0f, 0x31, 0xe6, kDonePort, 0xeb, 0xfa};
+constexpr std::array<std::uint8_t, 6> kRdmsr{0x0f, 0x32, 0xe6, kDonePort, 0xeb, 0xfa};
+constexpr std::array<std::uint8_t, 6> kWrmsr{0x0f, 0x30, 0xe6, kDonePort, 0xeb, 0xfa};
+/// sti; hlt; jmp back
+constexpr std::array<std::uint8_t, 4> kWait{0xfb, 0xf4, 0xeb, 0xfc};
+/// out kFaultPort, al; jmp back
+constexpr std::array<std::uint8_t, 4> kFault{0xe6, kFaultPort, 0xeb, 0xfc};
+/// rdtsc; out kDonePort, al; jmp to the out
+constexpr std::array<std::uint8_t, 6> kTimer{0x0f, 0x31, 0xe6, kDonePort, 0xeb, 0xfc};
+
+int limit_signal() {
+    return SIGRTMAX - 1;
+}
+
+std::uint64_t edx_eax(const kvm_regs& regs) {
+    return (regs.rdx & 0xffff'ffffU) << 32 | (regs.rax & 0xffff'ffffU);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RunLimit>> RunLimit::create() {
+    std::unique_ptr<RunLimit> limit{new RunLimit};
+    const sigset_t ours = signal_set(limit_signal());
+    if (const int failed = ::pthread_sigmask(SIG_BLOCK, &ours, &limit->mask_before_); failed != 0)
+        return kernel_failure("pthread_sigmask", failed);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = limit_signal();
+    event._sigev_un._tid = static_cast<pid_t>(::syscall(SYS_gettid));
+    if (::timer_create(CLOCK_MONOTONIC, &event, &limit->timer_) != 0)
+        return kernel_failure("timer_create", errno);
+    limit->has_timer_ = true;
+    return limit;
+}
+
+RunLimit::~RunLimit() {
+    if (has_timer_) ::timer_delete(timer_);
+    drain();
+    ::pthread_sigmask(SIG_SETMASK, &mask_before_, nullptr);
+}
+
+void RunLimit::drain() const {
+    const sigset_t ours = signal_set(limit_signal());
+    const timespec at_once{};
+    while (::sigtimedwait(&ours, nullptr, &at_once) > 0) {
+    }
+}
+
+Result<RunEnd> RunLimit::run(Vcpu& vcpu, int limit_ms) const {
+    if (auto set = let_in_only(vcpu, limit_signal()); !set) return tl::unexpected(set.error());
+    itimerspec when{};
+    when.it_value.tv_sec = limit_ms / 1000;
+    when.it_value.tv_nsec = static_cast<long>(limit_ms % 1000) * 1'000'000;
+    if (::timer_settime(timer_, 0, &when, nullptr) != 0)
+        return kernel_failure("timer_settime", errno);
+    const auto end = vcpu.run();
+    const itimerspec off{};
+    ::timer_settime(timer_, 0, &off, nullptr);
+    drain();
+    if (auto unset = let_in_as_outside(vcpu); !unset) return tl::unexpected(unset.error());
+    if (end && *end == RunEnd::kInterrupted)
+        return state::fail(
+            state::ErrorCode::kTimeout, "KVM_RUN",
+            "a few bytes of guest code did not end within " + std::to_string(limit_ms) + " ms");
+    return end;
+}
+
+Result<std::unique_ptr<ProbeVm>> ProbeVm::create(const System& system, std::size_t vcpus) {
+    std::unique_ptr<ProbeVm> probe{new ProbeVm};
+    auto limit = RunLimit::create();
+    if (!limit) return tl::unexpected(limit.error());
+    probe->limit_ = std::move(*limit);
+    auto memory = GuestMemory::create(64 * kPageSize);
+    if (!memory) return tl::unexpected(memory.error());
+    probe->memory_.emplace(std::move(*memory));
+    auto vm = Vm::create(system);
+    if (!vm) return tl::unexpected(vm.error());
+    probe->vm_.emplace(std::move(*vm));
+    const auto cpuid = system.supported_cpuid();
+    if (!cpuid) return tl::unexpected(cpuid.error());
+    Status ready = probe->vm_->set_tss_address(0xfffbd000);
+    if (ready) ready = probe->vm_->create_irqchip();
+    if (ready) ready = probe->load_code();
+    if (ready) ready = probe->vm_->set_memory(0, *probe->memory_, false);
+    if (!ready) return tl::unexpected(ready.error());
+    probe->vcpus_.reserve(vcpus);
+    for (std::uint32_t id = 0; id < vcpus; ++id) {
+        auto vcpu = Vcpu::create(*probe->vm_, id);
+        if (!vcpu) return tl::unexpected(vcpu.error());
+        probe->vcpus_.push_back(std::move(*vcpu));
+        if (auto started = probe->start(probe->vcpus_.back(), *cpuid); !started)
+            return tl::unexpected(started.error());
+    }
+    return probe;
+}
+
+Status ProbeVm::load_code() {
+    const auto put = [this](std::uint64_t gpa, auto& bytes) {
+        return memory_->write(gpa, std::as_bytes(std::span{bytes}));
+    };
+    Status done = put(kRdtscAt, kRdtsc);
+    if (done) done = put(kRdmsrAt, kRdmsr);
+    if (done) done = put(kWrmsrAt, kWrmsr);
+    if (done) done = put(kWaitAt, kWait);
+    if (done) done = put(kFaultAt, kFault);
+    if (done) done = put(kTimerAt, kTimer);
+    // The interrupt vectors of real mode: everything but the timer is a fault.
+    for (std::uint32_t vector = 0; done && vector < 256; ++vector) {
+        const std::uint64_t handler = vector == kTimerVector ? kTimerAt : kFaultAt;
+        done = memory_->write_object(vector * 4, static_cast<std::uint32_t>(handler));
+    }
+    return done;
+}
+
+Status ProbeVm::start(Vcpu& vcpu, const CpuidEntries& cpuid) {
+    CpuidEntries own = cpuid;
+    if (kvm_cpuid_entry2* features = find_cpuid(own, 1))
+        features->ebx = (features->ebx & 0x00ff'ffffU) | vcpu.id() << 24;
+    Status done = vcpu.set_cpuid(own);
+    auto sregs = vcpu.sregs();
+    if (!sregs) return tl::unexpected(sregs.error());
+    sregs->cs.base = 0;
+    sregs->cs.selector = 0;
+    if (done) done = vcpu.set_sregs(*sregs);
+    if (done) done = vcpu.set_mp_state(kvm_mp_state{KVM_MP_STATE_RUNNABLE});
+    kvm_regs regs{};
+    regs.rip = kRdtscAt;
+    regs.rflags = 2;
+    if (done) done = vcpu.set_regs(regs);
+    return done;
+}
+
+std::vector<Vcpu*> ProbeVm::vcpu_pointers() {
+    std::vector<Vcpu*> pointers;
+    for (Vcpu& vcpu : vcpus_)
+        pointers.push_back(&vcpu);
+    return pointers;
+}
+
+Result<kvm_regs> ProbeVm::run_at(std::size_t vcpu, std::uint64_t rip, const kvm_regs& regs,
+                                 machine::WriteBracket* bracket) {
+    Vcpu& cpu = vcpus_[vcpu];
+    kvm_regs start = regs;
+    start.rip = rip;
+    start.rsp = kStackTop;
+    start.rflags = 2;
+    if (auto set = cpu.set_regs(start); !set) return tl::unexpected(set.error());
+    machine::WriteBracket around;
+    around.before = host_counter();
+    const auto end = limit_->run(cpu, kRunLimitMs);
+    around.after = host_counter();
+    if (bracket != nullptr) *bracket = around;
+    if (!end) return tl::unexpected(end.error());
+    const kvm_run& run = cpu.run_page();
+    const std::uint32_t reason = run.exit_reason;
+    const std::uint16_t port =
+        reason == std::uint32_t{KVM_EXIT_IO} ? run.io.port : std::uint16_t{0};
+    auto answer = cpu.regs();
+    // The OUT is finished by the next KVM_RUN; without it the vCPU could not be started elsewhere.
+    cpu.set_immediate_exit(true);
+    const auto finished = cpu.run();
+    cpu.set_immediate_exit(false);
+    if (!finished) return tl::unexpected(finished.error());
+    if (port == kDonePort) return answer;
+    if (port == kFaultPort)
+        return state::fail(state::ErrorCode::kGuest, "probe guest", "the instruction faults");
+    return state::fail(state::ErrorCode::kUnsupported, "probe guest",
+                       "KVM_RUN came back with exit reason " + std::to_string(reason));
+}
+
+Result<machine::BracketedTsc> ProbeVm::guest_rdtsc(std::size_t vcpu) {
+    machine::WriteBracket bracket;
+    return run_at(vcpu, kRdtscAt, kvm_regs{}, &bracket).map([&](const kvm_regs& regs) {
+        return machine::BracketedTsc{bracket.before, Count<GuestCounter>::from_raw(edx_eax(regs)),
+                                     bracket.after};
+    });
+}
+
+Result<machine::BracketedTsc> ProbeVm::guest_rdtsc_narrow(std::size_t vcpu, int tries) {
+    auto best = guest_rdtsc(vcpu);
+    for (int i = 1; best && i < tries; ++i) {
+        auto next = guest_rdtsc(vcpu);
+        if (next && next->after - next->before < best->after - best->before) best = next;
+    }
+    return best;
+}
+
+Result<std::uint64_t> ProbeVm::guest_rdmsr(std::size_t vcpu, std::uint32_t index) {
+    kvm_regs regs{};
+    regs.rcx = index;
+    return run_at(vcpu, kRdmsrAt, regs).map(edx_eax);
+}
+
+Status ProbeVm::guest_wrmsr(std::size_t vcpu, std::uint32_t index, std::uint64_t value) {
+    kvm_regs regs{};
+    regs.rcx = index;
+    regs.rax = value & 0xffff'ffffU;
+    regs.rdx = value >> 32;
+    return run_at(vcpu, kWrmsrAt, regs).map([](const kvm_regs&) {});
+}
+
+Result<std::uint64_t> ProbeVm::wait_for_timer(std::size_t vcpu) {
+    return run_at(vcpu, kWaitAt, kvm_regs{}).map(edx_eax);
+}
+
+Status ProbeVm::enable_pvclock(std::size_t vcpu) {
+    return vcpus_[vcpu].set_msr(abi::kMSR_KVM_SYSTEM_TIME_NEW,
+                                pvclock_gpa(vcpu) | abi::kKVM_MSR_ENABLED);
+}
+
+}  // namespace continuo::kvm

@@ -1,0 +1,82 @@
+// A VM made for looking at what a control does: real mode, a few bytes of code, vCPUs that read
+// their TSC or an MSR and come back. Used by doctor and by the tests that need a guest's own eyes.
+// Internal to kvm/.
+#pragma once
+
+#include <csignal>
+#include <ctime>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "continuo/kvm/memory.h"
+#include "continuo/kvm/vcpu.h"
+#include "continuo/machine/machine.h"
+
+namespace continuo::kvm {
+
+/// A limit on the time of one KVM_RUN of the calling thread: a signal that only KVM_RUN lets in,
+/// sent by a timer. For hosts on which even a few bytes of guest code do not come back.
+class RunLimit {
+  public:
+    static Result<std::unique_ptr<RunLimit>> create();
+    RunLimit(const RunLimit&) = delete;
+    RunLimit& operator=(const RunLimit&) = delete;
+    ~RunLimit();
+
+    /// KVM_RUN for at most `limit_ms`; kTimeout after that.
+    Result<RunEnd> run(Vcpu& vcpu, int limit_ms) const;
+
+  private:
+    RunLimit() = default;
+    void drain() const;
+
+    timer_t timer_{};
+    bool has_timer_ = false;
+    sigset_t mask_before_{};
+};
+
+class ProbeVm {
+  public:
+    static constexpr std::uint64_t kPvclockGpa = 0x6000;  ///< of vCPU 0; 64 bytes apart
+    static constexpr std::uint32_t kTimerVector = 0x40;   ///< its handler ends wait_for_timer()
+
+    /// A VM with in-kernel interrupt controllers, 256 KiB, and `vcpus` runnable vCPUs that have all
+    /// of the host's CPUID.
+    static Result<std::unique_ptr<ProbeVm>> create(const System& system, std::size_t vcpus);
+
+    Vm& vm() { return *vm_; }
+    GuestMemory& memory() { return *memory_; }
+    Vcpu& vcpu(std::size_t i) { return vcpus_[i]; }
+    /// For ClockMachine.
+    std::vector<Vcpu*> vcpu_pointers();
+
+    /// RDTSC in the guest between two readings of the host's counter. kUnsupported where the guest
+    /// does not come back as it should.
+    Result<machine::BracketedTsc> guest_rdtsc(std::size_t vcpu);
+    /// The narrowest of several.
+    Result<machine::BracketedTsc> guest_rdtsc_narrow(std::size_t vcpu, int tries = 3);
+    /// RDMSR and WRMSR in the guest; kGuest where they fault there.
+    Result<std::uint64_t> guest_rdmsr(std::size_t vcpu, std::uint32_t index);
+    Status guest_wrmsr(std::size_t vcpu, std::uint32_t index, std::uint64_t value);
+    /// STI and HLT; comes back with the guest's TSC in the handler of kTimerVector.
+    Result<std::uint64_t> wait_for_timer(std::size_t vcpu);
+    /// Makes vCPU i use its pvclock page (host write of MSR_KVM_SYSTEM_TIME_NEW).
+    Status enable_pvclock(std::size_t vcpu);
+    std::uint64_t pvclock_gpa(std::size_t vcpu) const { return kPvclockGpa + 64 * vcpu; }
+
+  private:
+    ProbeVm() = default;
+    Status load_code();
+    Status start(Vcpu& vcpu, const CpuidEntries& cpuid);
+    Result<kvm_regs> run_at(std::size_t vcpu, std::uint64_t rip, const kvm_regs& regs,
+                            machine::WriteBracket* bracket = nullptr);
+
+    std::unique_ptr<RunLimit> limit_;
+    std::optional<GuestMemory> memory_;
+    std::optional<Vm> vm_;
+    std::vector<Vcpu> vcpus_;
+};
+
+}  // namespace continuo::kvm

@@ -1,0 +1,167 @@
+// A small real VM on KVM: memory, in-kernel interrupt controllers, and one thread for each vCPU.
+// Knows how to stop all vCPUs without losing a kick, to let them all enter the guest at one value
+// of the host's counter, and nothing of clocks: those belong to machine/ and kvm/. No firmware and
+// no devices but a text port and an exit port; boots what witness.h loads.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "continuo/kvm/memory.h"
+#include "continuo/kvm/system.h"
+#include "continuo/kvm/vcpu.h"
+#include "continuo/kvm/vm.h"
+#include "continuo/time/point.h"
+
+namespace continuo::vmm {
+
+using state::Result;
+using state::Status;
+using HostCount = time::Count<time::HostCounter>;
+
+/// The shape of a VM: what a destination must create before state can be loaded into it.
+struct VmConfig {
+    std::uint32_t vcpus = 4;
+    std::uint64_t memory_bytes = 64ull << 20;
+    bool invariant_tsc = true;  ///< CPUID 0x80000007 EDX[8] passed on where the host has it
+    /// The guest's TSC frequency; 0: the host's. Another needs scaling (KVM_CAP_TSC_CONTROL).
+    std::uint32_t tsc_khz = 0;
+
+    friend bool operator==(const VmConfig&, const VmConfig&) = default;
+};
+
+inline constexpr std::uint32_t kVcpusMax = 64;
+inline constexpr std::uint64_t kMemoryMin = 4ull << 20;
+inline constexpr std::uint64_t kMemoryMax = 1ull << 30;
+
+/// kInvalidArgument where a field is outside its domain: 1..64 vCPUs, 4 MiB..1 GiB in whole pages.
+Status check(const VmConfig& config);
+
+/// CPUID as this host offers it to guests, with what the guest needs switched on (x2APIC, TSC
+/// deadline timer where KVM has one, hypervisor bit). One table for all vCPUs; APIC ids are filled
+/// in when a vCPU is created.
+Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& config);
+
+/// How the vCPUs passed the gate of a resume.
+struct GateReport {
+    std::uint32_t vcpus = 0;            ///< vCPUs that passed
+    std::uint32_t late = 0;             ///< of them, those that arrived when it was open already
+    std::int64_t worst_past_ticks = 0;  ///< host ticks from the gate's value to the last KVM_RUN
+};
+
+/// One VM. Stopped after creation. All calls come from one control thread, except where noted.
+class VirtualMachine {
+  public:
+    /// Creates the VM with its memory and vCPUs, stopped, registers at reset.
+    static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
+                                                          const VmConfig& config,
+                                                          const kvm::CpuidEntries& cpuid);
+    /// The same with host_cpuid().
+    static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
+                                                          const VmConfig& config);
+    /// Stops the vCPUs, ends their threads, destroys the VM.
+    ~VirtualMachine();
+    VirtualMachine(const VirtualMachine&) = delete;
+    VirtualMachine& operator=(const VirtualMachine&) = delete;
+
+    const VmConfig& config() const { return config_; }
+    const kvm::CpuidEntries& cpuid() const { return cpuid_; }
+    kvm::Vm& vm() { return *vm_; }
+    kvm::GuestMemory& memory() { return *memory_; }
+    std::vector<kvm::Vcpu>& vcpus() { return vcpus_; }
+    /// Bytes of one vCPU's XSAVE area on this host.
+    std::size_t xsave_bytes() const { return xsave_bytes_; }
+
+    bool running() const { return running_; }
+
+    /// Lets all vCPUs enter the guest now. Nothing where they run already.
+    Status resume();
+    /// Lets all vCPUs enter when the host's counter reads `gate`. Comes back at once; gate_report()
+    /// tells later how well it went. A gate that is past opens at once.
+    Status resume_at(HostCount gate);
+    /// Has all vCPUs leave guest mode; when it returns, none runs, their register state is complete
+    /// (a port access half done has been finished) and can be saved. kTimeout after 10 s.
+    Status stop();
+    /// What happened at the gate of the last resume; complete once `vcpus` is config().vcpus.
+    GateReport gate_report() const;
+
+    /// Runs `job` on the vCPU's own thread and waits for it. Precondition: stopped. For what must
+    /// not change a vCPU's thread (up to Linux 6.12 that costs the next KVM_RUN an RCU grace
+    /// period, some 20 ms, and a scheduled resume would be late by it).
+    Status on_vcpu_thread(std::uint32_t vcpu, const std::function<Status(kvm::Vcpu&)>& job);
+    /// The same for all vCPUs at once, each on its thread; the first failure.
+    Status on_all_vcpu_threads(const std::function<Status(kvm::Vcpu&)>& job);
+
+    /// kGuest or kKernel where a vCPU faulted, shut down, or could not be run. It stays stopped
+    /// while the others run. Any thread.
+    Status health() const;
+    /// What the guest printed so far. Any thread.
+    std::string console() const;
+    /// What the guest wrote to the exit port, if it did. Any thread.
+    std::optional<std::uint32_t> exit_code() const;
+
+    /// Switches the dirty log of all memory on or off.
+    Status log_dirty_pages(bool on);
+    /// Pages dirtied since the last call (or since the log was switched on): one bit each.
+    Status fetch_dirty_pages(std::vector<std::uint64_t>& bitmap);
+
+  private:
+    enum class Phase : std::uint8_t { kStopped, kRun, kJob, kQuit };
+    enum class Gate : std::uint8_t { kNotPassed, kInTime, kLate };
+    struct Runner {
+        std::thread thread;
+        std::uint64_t seen = 0;  ///< command that this thread has taken
+        std::atomic<std::int64_t> past_gate_ticks{0};
+        std::atomic<Gate> gate{Gate::kNotPassed};
+        Status job_result{};
+    };
+
+    VirtualMachine() = default;
+    Status set_up(const kvm::System& system);
+    Status create_vcpu(std::uint32_t id);
+    void start_threads();
+    void thread_main(std::uint32_t index);
+    void run_guest(std::uint32_t index, std::optional<HostCount> gate);
+    bool run_once(std::uint32_t index);
+    bool handle_exit(std::uint32_t index);
+    void handle_port(std::uint32_t index);
+    std::int64_t pass_gate(HostCount gate) const;
+    Status command_run(std::optional<HostCount> gate);
+    Status run_jobs(std::optional<std::uint32_t> only,
+                    const std::function<Status(kvm::Vcpu&)>& job);
+    void set_failure(state::Error error);
+    void kick_all();
+
+    VmConfig config_;
+    kvm::CpuidEntries cpuid_;
+    std::size_t xsave_bytes_ = 4096;
+    std::optional<kvm::GuestMemory> memory_;
+    std::optional<kvm::Vm> vm_;
+    std::vector<kvm::Vcpu> vcpus_;
+    std::vector<Runner> runners_;
+    bool running_ = false;
+
+    mutable std::mutex mutex_;
+    std::condition_variable commanded_;
+    std::condition_variable done_;
+    Phase phase_ = Phase::kStopped;
+    std::uint64_t command_ = 0;
+    std::atomic<bool> stop_wanted_{false};
+    std::optional<HostCount> gate_;
+    const std::function<Status(kvm::Vcpu&)>* job_ = nullptr;
+    std::optional<std::uint32_t> job_only_;
+    std::uint32_t busy_ = 0;
+    std::optional<state::Error> failure_;
+    std::string console_;
+    std::optional<std::uint32_t> exit_code_;
+};
+
+}  // namespace continuo::vmm

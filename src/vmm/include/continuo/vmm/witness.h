@@ -1,0 +1,68 @@
+// The host's side of the witness guest: loads it into a VM (page tables, descriptors, registers:
+// there is no firmware), tells it what to do, and reads what it saw.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "continuo/vmm/virtual_machine.h"
+#include "continuo/vmm/witness_abi.h"
+
+namespace continuo::vmm {
+
+struct WitnessConfig {
+    /// Watch from ring 3, as applications read clocks; else from ring 0. On software KVMs that
+    /// emulate kernel code ring 3 is thousands of times faster.
+    bool user_mode = true;
+    /// Timer interrupts on each vCPU; TSC-deadline where CPUID has it, else periodic.
+    bool timer = true;
+    std::uint64_t timer_period_ns = 10'000'000;
+    /// Pages that each vCPU dirties in a second, and of how many.
+    std::uint64_t dirty_pages_a_second = 0;
+    std::uint64_t workload_pages_a_vcpu = 64;
+    /// Other vCPUs' clock pages that each vCPU reads in each of its loops.
+    std::uint32_t cross_pages_a_loop = 3;
+};
+
+/// The payload as built.
+std::span<const std::byte> witness_image();
+
+/// Writes the witness and its tables into a stopped VM's memory and sets all vCPUs' registers to
+/// its entry. kInvalidArgument where the memory has no room for the workload.
+Status load_witness(VirtualMachine& machine, const WitnessConfig& config);
+
+/// What one vCPU wrote. kGuest where the memory holds no witness. Exact where the VM is stopped.
+Result<witness::Report> witness_report(const kvm::GuestMemory& memory, std::uint32_t vcpu);
+Result<std::vector<witness::Report>> witness_reports(const kvm::GuestMemory& memory,
+                                                     std::uint32_t vcpus);
+
+/// Raises the epoch and answers the new one. Call it with the VM stopped, before each resume whose
+/// first readings are wanted.
+Result<std::uint64_t> raise_epoch(kvm::GuestMemory& memory);
+/// The record of an epoch; nullopt where the vCPU has not completed it (it has not run long
+/// enough), or has since overwritten it.
+std::optional<witness::EpochRecord> epoch_record(const witness::Report& report,
+                                                 std::uint64_t epoch);
+
+/// Has the workload go on at another rate; at once, also while the VM runs.
+Status set_dirty_rate(kvm::GuestMemory& memory, std::uint64_t pages_a_second);
+
+/// What all vCPUs saw together.
+struct WitnessSummary {
+    std::uint64_t loops = 0;
+    std::uint64_t backward_steps = 0;  ///< of any clock, own or across vCPUs
+    std::uint64_t worst_backward_tsc = 0;
+    std::uint64_t worst_backward_kvmclock = 0;
+    std::uint64_t worst_cross_skew_ns = 0;
+    std::uint64_t ticks = 0;
+    std::uint64_t guest_stopped = 0;
+    std::uint64_t pages_written = 0;
+};
+WitnessSummary summarise(std::span<const witness::Report> reports);
+
+/// Holds the workload's pages against what each vCPU says it wrote. The VM is stopped. Answers the
+/// number of pages checked; kIntegrity with the GPA of the first word that is wrong.
+Result<std::uint64_t> verify_workload(const kvm::GuestMemory& memory, std::uint32_t vcpus);
+
+}  // namespace continuo::vmm

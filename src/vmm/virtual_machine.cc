@@ -1,0 +1,421 @@
+#include "continuo/vmm/virtual_machine.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <chrono>
+#include <cstring>
+
+#include "continuo/kvm/counter.h"
+#include "continuo/vmm/witness_abi.h"
+
+namespace continuo::vmm {
+
+namespace {
+
+using state::ErrorCode;
+
+constexpr std::uint64_t kTssAddress = 0xfffbd000;
+constexpr std::uint64_t kIdentityMapAddress = 0xfffbc000;
+constexpr std::size_t kConsoleLimit = 64 * 1024;
+constexpr auto kStopTimeout = std::chrono::seconds{10};
+/// Close to the gate a thread spins without giving its CPU away; before that it yields, so that
+/// more vCPUs than CPUs can all arrive.
+constexpr std::int64_t kSpinTicks = 60'000;
+
+int kick_signal() {
+    return SIGRTMIN + 2;
+}
+
+/// The kick's handler does nothing: the signal's arrival makes KVM_RUN return.
+void install_kick_handler() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        struct sigaction action {};
+        action.sa_handler = [](int) {};
+        sigemptyset(&action.sa_mask);
+        sigaction(kick_signal(), &action, nullptr);
+    });
+}
+
+void unblock_kick() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, kick_signal());
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+constexpr std::uint32_t kCpuid1EcxX2apic = 1u << 21;
+constexpr std::uint32_t kCpuid1EcxTscDeadline = 1u << 24;
+constexpr std::uint32_t kCpuid1EcxHypervisor = 1u << 31;
+constexpr std::uint32_t kCpuidInvariantTsc = 1u << 8;
+
+void set_apic_id(kvm::CpuidEntries& cpuid, std::uint32_t id) {
+    for (kvm_cpuid_entry2& entry : cpuid) {
+        if (entry.function == 1) entry.ebx = (entry.ebx & 0x00ffffff) | (id << 24);
+        if (entry.function == 0xb || entry.function == 0x1f) entry.edx = id;
+    }
+}
+
+std::string vcpu_name(std::uint32_t index) {
+    return "vCPU " + std::to_string(index);
+}
+
+}  // namespace
+
+Status check(const VmConfig& config) {
+    if (config.vcpus == 0 || config.vcpus > kVcpusMax) {
+        return state::fail(ErrorCode::kInvalidArgument, "vcpus",
+                           std::to_string(config.vcpus) + " vCPUs; a VM has 1 to 64");
+    }
+    if (config.memory_bytes < kMemoryMin || config.memory_bytes > kMemoryMax ||
+        config.memory_bytes % kvm::kPageSize != 0) {
+        return state::fail(
+            ErrorCode::kInvalidArgument, "memory",
+            std::to_string(config.memory_bytes) + " bytes; a VM has 4 MiB to 1 GiB in whole pages");
+    }
+    return {};
+}
+
+Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& config) {
+    auto cpuid = system.supported_cpuid();
+    if (!cpuid) return cpuid;
+    const auto deadline = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER);
+    if (!deadline) return tl::unexpected(deadline.error());
+    if (kvm_cpuid_entry2* features = kvm::find_cpuid(*cpuid, 1)) {
+        features->ecx |= kCpuid1EcxX2apic | kCpuid1EcxHypervisor;
+        if (*deadline > 0) features->ecx |= kCpuid1EcxTscDeadline;
+    }
+    if (kvm_cpuid_entry2* power = kvm::find_cpuid(*cpuid, 0x80000007)) {
+        if (!config.invariant_tsc) power->edx &= ~kCpuidInvariantTsc;
+    }
+    return cpuid;
+}
+
+Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System& system,
+                                                               const VmConfig& config) {
+    auto cpuid = host_cpuid(system, config);
+    if (!cpuid) return tl::unexpected(std::move(cpuid.error()));
+    return create(system, config, *cpuid);
+}
+
+Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System& system,
+                                                               const VmConfig& config,
+                                                               const kvm::CpuidEntries& cpuid) {
+    if (auto valid = check(config); !valid) return tl::unexpected(std::move(valid.error()));
+    install_kick_handler();
+    std::unique_ptr<VirtualMachine> machine{new VirtualMachine};
+    machine->config_ = config;
+    machine->cpuid_ = cpuid;
+    if (auto done = machine->set_up(system); !done) return tl::unexpected(std::move(done.error()));
+    machine->start_threads();
+    return machine;
+}
+
+Status VirtualMachine::set_up(const kvm::System& system) {
+    auto vm = kvm::Vm::create(system);
+    if (!vm) return tl::unexpected(std::move(vm.error()));
+    vm_.emplace(std::move(*vm));
+    auto memory = kvm::GuestMemory::create(config_.memory_bytes);
+    if (!memory) return tl::unexpected(std::move(memory.error()));
+    memory_.emplace(std::move(*memory));
+    if (auto done = vm_->set_identity_map_address(kIdentityMapAddress); !done) return done;
+    if (auto done = vm_->set_tss_address(kTssAddress); !done) return done;
+    if (auto done = vm_->create_irqchip(); !done) return done;
+    if (auto done = vm_->create_pit(); !done) return done;
+    if (auto done = vm_->set_memory(0, *memory_, false); !done) return done;
+    const auto xsave = vm_->check_extension(KVM_CAP_XSAVE2);
+    if (xsave && *xsave > 4096) xsave_bytes_ = static_cast<std::size_t>(*xsave);
+    vcpus_.reserve(config_.vcpus);
+    for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
+        if (auto done = create_vcpu(id); !done) return done;
+    }
+    return {};
+}
+
+Status VirtualMachine::create_vcpu(std::uint32_t id) {
+    auto vcpu = kvm::Vcpu::create(*vm_, id);
+    if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
+    kvm::CpuidEntries cpuid = cpuid_;
+    set_apic_id(cpuid, id);
+    if (auto done = vcpu->set_cpuid(cpuid); !done) return done;
+    if (config_.tsc_khz != 0) {
+        if (auto done = vcpu->set_tsc_khz(config_.tsc_khz); !done) {
+            done.error().advice = "this host cannot give a guest another TSC frequency";
+            return done;
+        }
+    }
+    vcpus_.push_back(std::move(*vcpu));
+    return {};
+}
+
+void VirtualMachine::start_threads() {
+    runners_ = std::vector<Runner>(config_.vcpus);
+    for (std::uint32_t i = 0; i < config_.vcpus; ++i)
+        runners_[i].thread = std::thread{[this, i] { thread_main(i); }};
+}
+
+VirtualMachine::~VirtualMachine() {
+    if (running_) (void)stop();
+    {
+        std::lock_guard lock{mutex_};
+        phase_ = Phase::kQuit;
+        stop_wanted_ = true;
+        for (const kvm::Vcpu& vcpu : vcpus_)
+            vcpu.set_immediate_exit(true);
+    }
+    commanded_.notify_all();
+    kick_all();
+    for (Runner& runner : runners_)
+        if (runner.thread.joinable()) runner.thread.join();
+}
+
+void VirtualMachine::thread_main(std::uint32_t index) {
+    unblock_kick();
+    Runner& self = runners_[index];
+    std::unique_lock lock{mutex_};
+    for (;;) {
+        commanded_.wait(lock, [&] { return phase_ == Phase::kQuit || self.seen != command_; });
+        if (phase_ == Phase::kQuit) return;
+        self.seen = command_;
+        if (phase_ == Phase::kJob) {
+            if (!job_only_ || *job_only_ == index) {
+                const auto* job = job_;
+                lock.unlock();
+                Status result = (*job)(vcpus_[index]);
+                lock.lock();
+                self.job_result = std::move(result);
+            }
+        } else if (phase_ == Phase::kRun) {
+            // Under the mutex, as stop() sets it: a stop that came first is seen here, and one that
+            // comes later finds immediate_exit clear and sets it. No kick is lost.
+            vcpus_[index].set_immediate_exit(false);
+            const std::optional<HostCount> gate = gate_;
+            lock.unlock();
+            run_guest(index, gate);
+            lock.lock();
+        }
+        if (--busy_ == 0) done_.notify_all();
+    }
+}
+
+std::int64_t VirtualMachine::pass_gate(HostCount gate) const {
+    for (;;) {
+        const std::int64_t past = (kvm::host_counter() - gate).raw();
+        if (past >= 0 || stop_wanted_.load(std::memory_order_acquire)) return past;
+        if (-past > kSpinTicks) sched_yield();
+    }
+}
+
+void VirtualMachine::run_guest(std::uint32_t index, std::optional<HostCount> gate) {
+    if (gate) {
+        Runner& self = runners_[index];
+        const bool late = (kvm::host_counter() - *gate).raw() >= 0;
+        const std::int64_t past = pass_gate(*gate);
+        self.past_gate_ticks.store(past, std::memory_order_relaxed);
+        self.gate.store(late ? Gate::kLate : Gate::kInTime, std::memory_order_release);
+    }
+    while (run_once(index)) {
+    }
+}
+
+bool VirtualMachine::run_once(std::uint32_t index) {
+    const auto end = vcpus_[index].run();
+    if (!end) {
+        set_failure(end.error());
+        return false;
+    }
+    // A port access is finished by the next KVM_RUN, so a stop is taken only where one came back
+    // with nothing left to do.
+    if (*end == kvm::RunEnd::kInterrupted) return !stop_wanted_.load(std::memory_order_acquire);
+    return handle_exit(index);
+}
+
+bool VirtualMachine::handle_exit(std::uint32_t index) {
+    const kvm_run& run = vcpus_[index].run_page();
+    switch (run.exit_reason) {
+        case KVM_EXIT_IO:
+            handle_port(index);
+            return true;
+        case KVM_EXIT_INTR:
+        case KVM_EXIT_IRQ_WINDOW_OPEN:
+            return true;
+        case KVM_EXIT_SHUTDOWN:
+            set_failure(
+                {ErrorCode::kGuest, vcpu_name(index), "the guest shut down (triple fault)", "", 0});
+            return false;
+        case KVM_EXIT_FAIL_ENTRY:
+            set_failure({ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
+                         "the CPU refused to enter the guest, hardware reason " +
+                             std::to_string(run.fail_entry.hardware_entry_failure_reason),
+                         "", 0});
+            return false;
+        case KVM_EXIT_INTERNAL_ERROR:
+            set_failure(
+                {ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
+                 "KVM gave up on the guest, suberror " + std::to_string(run.internal.suberror), "",
+                 0});
+            return false;
+        default:
+            set_failure({ErrorCode::kGuest, vcpu_name(index) + ": KVM_RUN",
+                         "the guest did what this VM has no device for, exit reason " +
+                             std::to_string(run.exit_reason),
+                         "", 0});
+            return false;
+    }
+}
+
+void VirtualMachine::handle_port(std::uint32_t index) {
+    kvm_run& run = vcpus_[index].run_page();
+    auto* data = reinterpret_cast<std::uint8_t*>(&run) + run.io.data_offset;
+    const std::size_t bytes = std::size_t{run.io.size} * run.io.count;
+    if (run.io.direction == KVM_EXIT_IO_IN) {
+        std::memset(data, 0xff, bytes);
+        return;
+    }
+    std::lock_guard lock{mutex_};
+    if (run.io.port == witness::kPortSerial && run.io.size == 1) {
+        const std::size_t room = kConsoleLimit - console_.size();
+        console_.append(reinterpret_cast<const char*>(data), std::min(bytes, room));
+    } else if (run.io.port == witness::kPortExit && run.io.size == 4) {
+        std::uint32_t code = 0;
+        std::memcpy(&code, data, sizeof code);
+        exit_code_ = code;
+        if (code == witness::kExitFault && !failure_) {
+            failure_ = state::Error{ErrorCode::kGuest, vcpu_name(index),
+                                    "the guest took an exception; its report says which", "", 0};
+        }
+    }
+}
+
+void VirtualMachine::set_failure(state::Error error) {
+    std::lock_guard lock{mutex_};
+    if (!failure_) failure_ = std::move(error);
+}
+
+Status VirtualMachine::command_run(std::optional<HostCount> gate) {
+    if (running_) return {};
+    if (auto well = health(); !well) return well;
+    {
+        std::lock_guard lock{mutex_};
+        for (Runner& runner : runners_)
+            runner.gate = Gate::kNotPassed;
+        stop_wanted_ = false;
+        gate_ = gate;
+        phase_ = Phase::kRun;
+        busy_ = config_.vcpus;
+        ++command_;
+    }
+    running_ = true;
+    commanded_.notify_all();
+    return {};
+}
+
+Status VirtualMachine::resume() {
+    return command_run(std::nullopt);
+}
+Status VirtualMachine::resume_at(HostCount gate) {
+    return command_run(gate);
+}
+
+void VirtualMachine::kick_all() {
+    for (Runner& runner : runners_)
+        if (runner.thread.joinable()) pthread_kill(runner.thread.native_handle(), kick_signal());
+}
+
+Status VirtualMachine::stop() {
+    if (!running_) return {};
+    std::unique_lock lock{mutex_};
+    stop_wanted_ = true;
+    // Commands that a thread has not taken yet are taken back, so that it does not enter at all.
+    for (const kvm::Vcpu& vcpu : vcpus_)
+        vcpu.set_immediate_exit(true);
+    for (Runner& runner : runners_) {
+        if (runner.seen == command_) continue;
+        runner.seen = command_;
+        --busy_;
+    }
+    lock.unlock();
+    kick_all();
+    lock.lock();
+    if (!done_.wait_for(lock, kStopTimeout, [&] { return busy_ == 0; })) {
+        return state::fail(ErrorCode::kTimeout, "stop", "a vCPU has not left the guest for 10 s",
+                           "look for a hang in the host's kernel log");
+    }
+    phase_ = Phase::kStopped;
+    running_ = false;
+    return {};
+}
+
+GateReport VirtualMachine::gate_report() const {
+    GateReport report;
+    for (const Runner& runner : runners_) {
+        const Gate gate = runner.gate.load(std::memory_order_acquire);
+        if (gate == Gate::kNotPassed) continue;
+        ++report.vcpus;
+        if (gate == Gate::kLate) ++report.late;
+        report.worst_past_ticks = std::max(report.worst_past_ticks,
+                                           runner.past_gate_ticks.load(std::memory_order_relaxed));
+    }
+    return report;
+}
+
+Status VirtualMachine::run_jobs(std::optional<std::uint32_t> only,
+                                const std::function<Status(kvm::Vcpu&)>& job) {
+    if (running_) {
+        return state::fail(ErrorCode::kBusy, "on_vcpu_thread", "the vCPUs are running", "stop()");
+    }
+    std::unique_lock lock{mutex_};
+    for (Runner& runner : runners_)
+        runner.job_result = {};
+    job_ = &job;
+    job_only_ = only;
+    phase_ = Phase::kJob;
+    busy_ = config_.vcpus;
+    ++command_;
+    commanded_.notify_all();
+    done_.wait(lock, [&] { return busy_ == 0; });
+    phase_ = Phase::kStopped;
+    job_ = nullptr;
+    for (Runner& runner : runners_)
+        if (!runner.job_result) return runner.job_result;
+    return {};
+}
+
+Status VirtualMachine::on_vcpu_thread(std::uint32_t vcpu,
+                                      const std::function<Status(kvm::Vcpu&)>& job) {
+    return run_jobs(vcpu, job);
+}
+
+Status VirtualMachine::on_all_vcpu_threads(const std::function<Status(kvm::Vcpu&)>& job) {
+    return run_jobs(std::nullopt, job);
+}
+
+Status VirtualMachine::health() const {
+    std::lock_guard lock{mutex_};
+    if (failure_) return tl::unexpected(*failure_);
+    return {};
+}
+
+std::string VirtualMachine::console() const {
+    std::lock_guard lock{mutex_};
+    return console_;
+}
+
+std::optional<std::uint32_t> VirtualMachine::exit_code() const {
+    std::lock_guard lock{mutex_};
+    return exit_code_;
+}
+
+Status VirtualMachine::log_dirty_pages(bool on) {
+    return vm_->set_memory(0, *memory_, on);
+}
+
+Status VirtualMachine::fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) {
+    const std::uint64_t pages = memory_->size() / kvm::kPageSize;
+    bitmap.assign((pages + 63) / 64, 0);
+    return vm_->get_dirty_log(0, bitmap);
+}
+
+}  // namespace continuo::vmm

@@ -55,9 +55,9 @@ RateError then(RateError a, RateError b) {
 
 std::uint64_t ceil_drift(RateError error, std::uint64_t length) {
     constexpr auto max = static_cast<u128>(std::numeric_limits<std::int64_t>::max());
-    const u128 size = static_cast<u128>(error.two_pow_minus_64 < 0 ? -error.two_pow_minus_64
-                                                                   : error.two_pow_minus_64);
-    const u128 high = (size >> 64) * length;  // whole units; size >> 64 is below 2^63
+    const auto bits = static_cast<u128>(error.two_pow_minus_64);
+    const u128 size = error.two_pow_minus_64 < 0 ? 0 - bits : bits;  // 2^127 too
+    const u128 high = (size >> 64) * length;  // whole units; size >> 64 is at most 2^63
     const u128 low = static_cast<u128>(static_cast<std::uint64_t>(size)) * length;
     const u128 carry = (low >> 64) + (static_cast<std::uint64_t>(low) != 0 ? 1 : 0);
     const u128 sum = high + carry;

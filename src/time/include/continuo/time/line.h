@@ -48,8 +48,10 @@ class Line {
     /// y at x, rounded up, modulo 2^64. Same domain.
     constexpr Point<To> ceil_at(Point<From> x) const { return at_ceiling(x, slope_.den() - 1); }
 
-    /// The inverse map, exact: invert()->invert() is the same map again, written through another
-    /// point. nullopt where the slope is zero.
+    /// The inverse map, exact: at() of it is the floor of the true inverse, modulo 2^64.
+    /// invert()->invert() is the same map again, written through another point, which lies less
+    /// than den/num + 1 before x0 (a slope below 2^-62 has no use for it: that is the whole
+    /// circle). nullopt where the slope is zero.
     constexpr std::optional<Line<To, From>> invert() const {
         const auto inverse = slope_.inverse();
         if (!inverse) return std::nullopt;
@@ -102,8 +104,11 @@ constexpr Line<D, T> clock_line(Count<D> at, Instant<T> reads, Hz hz) {
     return Line<D, T>{at, reads, ExactRatio::nanos_per_tick(hz)};
 }
 
-/// second after first, exact: at() is the floor of the composed affine map. nullopt where the
-/// product of the slopes, reduced, does not fit 64 bits over 64 bits.
+/// second after first: at() is the floor of the composed affine map, exactly. Of the phase a
+/// fraction of 1/den may be cut off where the slopes reduce against each other; at() cannot show
+/// it, but ceil_at() can then be one low, and what is composed or inverted again starts from a line
+/// that lies less than 1/den of a unit low. nullopt where the product of the slopes, reduced, does
+/// not fit 64 bits over 64 bits.
 template <Axis A, Axis B, Axis C>
 constexpr std::optional<Line<A, C>> compose(const Line<A, B>& first, const Line<B, C>& second) {
     const auto slope = product(first.slope(), second.slope());

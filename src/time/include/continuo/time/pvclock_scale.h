@@ -64,8 +64,9 @@ class PvclockScale {
     std::int8_t shift_;
 };
 
-/// How far a pvclock scale is from ns, relative to the exact rate of the counter. Never positive
-/// for a scale that from_hz() made. nullopt where ratio() is.
+/// How far a pvclock scale is from ns, relative to the exact rate of the counter. For a scale that
+/// from_hz() made of a frequency up to 2 GHz, or of any whole kHz below 16 GHz, in (-2^-31, 0];
+/// above that below +10^-9 (see from_hz). nullopt where ratio() is.
 std::optional<RateError> pvclock_rate_error(PvclockScale scale, Hz counter);
 
 /// kvmclock as a guest computes it from its page: a line from its own counter, floored stage by
@@ -82,7 +83,8 @@ class PvclockLine {
 
     /// The instant at a guest counter value. At or after tsc_timestamp (less than 2^63 ticks) it is
     /// the ABI's formula to the bit. Before it, where the ABI's unsigned difference wraps and a
-    /// guest would read nonsense, the line is continued downwards, rounded to minus infinity.
+    /// guest would read nonsense, the line is continued downwards, rounded to minus infinity at
+    /// each of the ABI's two stages, with no bits lost to a left shift; modulo 2^64 ns.
     ///
     /// Example: mul 2^31, shift 1 (1 GHz), 1000 ns at tick 50: at tick 53 it is 1003 ns, at tick 47
     /// it is 997 ns.
@@ -103,10 +105,10 @@ class PvclockLine {
     constexpr std::uint64_t ceil_ns(std::uint64_t ticks) const {
         const int right = shift_right();
         const std::uint64_t lost_mask = right > 0 ? (std::uint64_t{1} << right) - 1 : 0;
-        const std::uint64_t shifted = right > 0
-                                          ? (ticks >> right) + ((ticks & lost_mask) != 0 ? 1 : 0)
-                                          : ticks << scale_.shift();
-        const u128 product = static_cast<u128>(shifted) * scale_.mul();
+        // At most 2^63 ticks << 31, and times 2^32 that is 2^126.
+        const u128 shifted = right > 0 ? (ticks >> right) + ((ticks & lost_mask) != 0 ? 1 : 0)
+                                       : static_cast<u128>(ticks) << scale_.shift();
+        const u128 product = shifted * scale_.mul();
         const bool inexact = (product & 0xffff'ffffU) != 0;
         return static_cast<std::uint64_t>(product >> 32) + (inexact ? 1 : 0);
     }

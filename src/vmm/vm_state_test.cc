@@ -1,0 +1,125 @@
+#include "continuo/vmm/vm_state.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+namespace continuo::vmm {
+namespace {
+
+template <class T>
+void fill(T& value, std::mt19937_64& random) {
+    auto* bytes = reinterpret_cast<unsigned char*>(&value);
+    for (std::size_t i = 0; i < sizeof(T); ++i)
+        bytes[i] = static_cast<unsigned char>(random());
+}
+
+VmState sample(std::uint32_t vcpus) {
+    std::mt19937_64 random{7};
+    VmState state;
+    for (std::uint32_t chip = 0; chip < 3; ++chip) {
+        fill(state.irqchips[chip], random);
+        state.irqchips[chip].chip_id = chip;
+    }
+    fill(state.pit, random);
+    for (std::uint32_t i = 0; i < vcpus; ++i) {
+        VcpuState vcpu;
+        fill(vcpu.mp_state, random);
+        fill(vcpu.regs, random);
+        fill(vcpu.sregs, random);
+        fill(vcpu.lapic, random);
+        fill(vcpu.events, random);
+        fill(vcpu.xcrs.emplace(), random);
+        if (i % 2 == 0) fill(vcpu.debugregs.emplace(), random);
+        vcpu.xsave.assign(4096 + 64 * i, std::byte{static_cast<unsigned char>(i)});
+        vcpu.msrs = {{0x174, 1}, {0x6e0, ~0ull}, {0x4b564d01, 0x21001}};
+        state.vcpus.push_back(vcpu);
+    }
+    return state;
+}
+
+TEST(VmStateCodec, ComesBackAsItWas) {
+    const VmState state = sample(3);
+    const auto bytes = encode_state(state);
+    const auto back = decode_state(bytes);
+    ASSERT_TRUE(back) << back.error().message();
+    EXPECT_EQ(encode_state(*back), bytes);
+    ASSERT_EQ(back->vcpus.size(), 3u);
+    EXPECT_EQ(back->vcpus[2].regs.rip, state.vcpus[2].regs.rip);
+    EXPECT_EQ(back->vcpus[1].msrs, state.vcpus[1].msrs);
+    EXPECT_TRUE(back->vcpus[0].debugregs);
+    EXPECT_FALSE(back->vcpus[1].debugregs);
+}
+
+TEST(VmStateCodec, EveryTruncationIsTyped) {
+    const auto bytes = encode_state(sample(1));
+    for (std::size_t length = 0; length < bytes.size(); ++length) {
+        const auto back = decode_state(std::span{bytes}.first(length));
+        ASSERT_FALSE(back) << length;
+        EXPECT_TRUE(back.error().code == state::ErrorCode::kTruncated ||
+                    back.error().code == state::ErrorCode::kMalformed)
+            << length << ": " << back.error().message();
+    }
+}
+
+TEST(VmStateCodec, FlippedHeadersNeverCrash) {
+    const auto good = encode_state(sample(2));
+    std::mt19937_64 random{11};
+    for (int round = 0; round < 20000; ++round) {
+        auto bytes = good;
+        for (int flips = 0; flips < 3; ++flips) {
+            const std::size_t at = random() % (round % 2 == 0 ? 64 : bytes.size());
+            bytes[at] ^= static_cast<std::byte>(1u << (random() % 8));
+        }
+        const auto back = decode_state(bytes);
+        if (back) {
+            EXPECT_LE(back->vcpus.size(), kVcpusMax);
+        }
+    }
+}
+
+void expect_refused(std::vector<std::byte> bytes, std::size_t at, std::uint32_t word,
+                    state::ErrorCode code) {
+    std::memcpy(bytes.data() + at, &word, sizeof word);
+    const auto back = decode_state(bytes);
+    ASSERT_FALSE(back);
+    EXPECT_EQ(back.error().code, code) << back.error().message();
+}
+
+TEST(VmStateCodec, RefusesWhatItDoesNotKnow) {
+    const auto bytes = encode_state(sample(1));
+    expect_refused(bytes, 8, 2, state::ErrorCode::kVersion);
+    expect_refused(bytes, 12, 0, state::ErrorCode::kMalformed);
+    expect_refused(bytes, 12, 65, state::ErrorCode::kMalformed);
+    expect_refused(bytes, 12, 0xffffffff, state::ErrorCode::kMalformed);
+    expect_refused(bytes, 16, 9, state::ErrorCode::kVersion);             // unknown mandatory tag
+    expect_refused(bytes, 16, 0x80000009, state::ErrorCode::kMalformed);  // skipped, then missing
+    expect_refused(bytes, 24, 0xffffffff, state::ErrorCode::kTruncated);
+    expect_refused(bytes, 28, 1, state::ErrorCode::kMalformed);
+}
+
+TEST(VmStateCodec, SkipsUnknownOptionalItems) {
+    auto bytes = encode_state(sample(1));
+    const std::uint32_t item[] = {0x80000123, 0xffffffff, 4, 0, 42};
+    const auto* raw = reinterpret_cast<const std::byte*>(item);
+    bytes.insert(bytes.end(), raw, raw + sizeof item);
+    EXPECT_TRUE(decode_state(bytes));
+}
+
+TEST(VmStateCodec, RefusesTheSameItemTwice) {
+    auto bytes = encode_state(sample(1));
+    const std::vector<std::byte> chip{bytes.begin() + 16,
+                                      bytes.begin() + 16 + 16 + sizeof(kvm_irqchip)};
+    bytes.insert(bytes.end(), chip.begin(), chip.end());
+    EXPECT_EQ(decode_state(bytes).error().code, state::ErrorCode::kMalformed);
+}
+
+TEST(VmStateCodec, RefusesTheClockRecordsMsrs) {
+    VmState state = sample(1);
+    state.vcpus[0].msrs.push_back({0x10, 5});
+    EXPECT_EQ(decode_state(encode_state(state)).error().code, state::ErrorCode::kMalformed);
+}
+
+}  // namespace
+}  // namespace continuo::vmm

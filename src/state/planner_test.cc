@@ -1,0 +1,434 @@
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <numeric>
+
+#include "continuo/state/plan.h"
+#include "continuo/time/tsc_scale.h"
+
+namespace continuo::state {
+namespace {
+
+using time::kNanosPerSecond;
+
+constexpr std::uint64_t kTai = 1'700'000'000'000'000'000;
+
+/// Two vCPUs of 2 GHz stopped at host counter 1000 with 500 and 700 ticks; kvmclock 1 s at tick 0,
+/// 1/2 ns a tick.
+Record record() {
+    Record out;
+    out.source.boot_id = {1};
+    out.anchor.counter = Count<SourceCounter>::from_raw(1000);
+    out.anchor.tai = Instant<Tai>::from_raw(kTai);
+    out.anchor.tai_offset_sec = 37;
+    out.anchor.frequency = *Hz::from_khz(2'000'000);
+    for (const std::uint64_t ticks : {500U, 700U}) {
+        VcpuClock clock;
+        clock.counter = Count<GuestCounter>::from_raw(ticks);
+        clock.frequency = *Hz::from_khz(2'000'000);
+        out.vcpus.push_back(clock);
+    }
+    KvmclockState kvmclock;
+    kvmclock.line = PvclockLine{Count<GuestCounter>{}, Instant<Kvmclock>::from_raw(kNanosPerSecond),
+                                PvclockScale::from_hz(*Hz::from_khz(2'000'000))};
+    kvmclock.masterclock = true;
+    kvmclock.origin = KvmclockOrigin::kPage;
+    out.kvmclock = kvmclock;
+    return out;
+}
+
+Destination destination() {
+    Destination out;
+    out.identity.boot_id = {2};
+    out.anchor.counter = Count<HostCounter>::from_raw(9'000);
+    out.anchor.tai = Instant<Tai>::from_raw(kTai + kNanosPerSecond);
+    out.anchor.tai_offset_sec = 37;
+    out.anchor.frequency = *Hz::from_khz(2'000'000);
+    out.vcpu_count = 2;
+    return out;
+}
+
+Destination same_boot() {
+    Destination out = destination();
+    out.identity.boot_id = {1};
+    out.same_boot = true;
+    return out;
+}
+
+PlanOptions with(Policy policy) {
+    PlanOptions options;
+    options.policy = policy;
+    return options;
+}
+
+Plan planned(const Record& r, const Destination& d, const PlanOptions& o) {
+    const auto result = plan(r, d, o);
+    EXPECT_TRUE(result) << (result ? "" : result.error().front().message);
+    return result ? *result : Plan{};
+}
+
+Refusal refused(const Record& r, const Destination& d, const PlanOptions& o) {
+    const auto result = plan(r, d, o);
+    EXPECT_FALSE(result);
+    return result ? Refusal{} : result.error().front();
+}
+
+std::uint64_t term(const Bound& bound, BoundSource source) {
+    std::uint64_t sum = 0;
+    for (const BoundTerm& entry : bound)
+        if (entry.source == source) sum += entry.size;
+    return sum;
+}
+
+std::vector<WriteKind> kinds(const Plan& p) {
+    std::vector<WriteKind> out;
+    for (const Write& write : p.writes)
+        out.push_back(write.kind);
+    return out;
+}
+
+// -- the counters --
+
+TEST(PlanAdvance, OnOneBootTheSourcesLineGoesOn) {
+    const Plan p = planned(record(), same_boot(), with(Policy::kAdvance));
+    EXPECT_EQ(p.elapsed_by, ElapsedBy::kHostCounter);
+    EXPECT_EQ(p.gap.raw(), 4'000);                             // (9000 - 1000) ticks at 2 GHz
+    EXPECT_EQ(p.tsc[0].map.offset(), 0 - std::uint64_t{500});  // 500 - 1000
+    EXPECT_EQ(p.tsc[1].map.offset(), 0 - std::uint64_t{300});  // 700 - 1000
+    EXPECT_EQ(p.tsc[0].at_anchor.raw(), 8'500U);               // 500 + 8000
+    EXPECT_EQ(p.tsc[0].advanced.raw(), 8'000);
+    EXPECT_EQ(p.tsc[0].bound.total(), 0U);
+}
+
+TEST(PlanAdvance, AcrossHostsTheGapGoesByTai) {
+    Record r = record();
+    Destination d = destination();
+    r.anchor.tai_bound_ns = 100;
+    d.anchor.tai_bound_ns = 50;
+    const Plan p = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(p.elapsed_by, ElapsedBy::kTai);
+    EXPECT_EQ(p.gap.raw(), 1'000'000'000);
+    EXPECT_EQ(p.tsc[0].at_anchor.raw(), 2'000'000'500U);  // 500 + 1 s * 2 GHz
+    EXPECT_EQ(p.tsc[0].map.offset(), 2'000'000'500U - 9'000U);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kSourceTai), 200U);          // 100 ns * 2
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kDestinationTai), 100U);     // 50 ns * 2
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kSourceFrequency), 1'000U);  // 1 s * 1 kHz
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kRounding), 1U);
+    EXPECT_EQ(p.tsc[0].bound.total(), 1'301U);
+    EXPECT_EQ(p.tsc[1].at_anchor - p.tsc[0].at_anchor, Ticks<GuestCounter>::from_raw(200));
+}
+
+TEST(PlanFreeze, GoesOnFromTheStopAtTheResumeInstant) {
+    PlanOptions options = with(Policy::kFreeze);
+    options.resume_at = Count<HostCounter>::from_raw(11'000);
+    const Plan p = planned(record(), destination(), options);
+    EXPECT_EQ(p.tsc[0].at_resume.raw(), 500U);
+    EXPECT_EQ(p.tsc[0].at_anchor.raw(), 0 - std::uint64_t{1'500});  // 500 - (11000 - 9000)
+    EXPECT_EQ(p.tsc[0].advanced.raw(), 0);
+    EXPECT_EQ(p.tsc[0].bound.total(), 0U);
+    EXPECT_EQ(p.gap.raw(), 1'000'001'000);                   // 1 s + 2000 ticks
+    EXPECT_EQ(p.kvmclock->at_resume.raw(), 1'000'000'250U);  // 1 s + 500 ticks
+    EXPECT_EQ(p.kvmclock->advanced.raw(), 0);
+}
+
+TEST(PlanCounters, WrapIsNoSpecialCase) {
+    Record r = record();
+    Destination d = same_boot();
+    r.anchor.counter =
+        Count<SourceCounter>::from_raw(std::numeric_limits<std::uint64_t>::max() - 9);
+    d.anchor.counter = Count<HostCounter>::from_raw(90);
+    r.vcpus[0].counter = Count<GuestCounter>::from_raw(std::numeric_limits<std::uint64_t>::max());
+    const Plan p = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(p.gap.raw(), 50);                // 100 ticks
+    EXPECT_EQ(p.tsc[0].at_anchor.raw(), 99U);  // 2^64 - 1 + 100
+}
+
+TEST(PlanKvmclock, FollowsTheCounterUnderEveryPolicy) {
+    for (const Policy policy :
+         {Policy::kFreeze, Policy::kAdvance, Policy::kFreezeAndNotify, Policy::kAdvanceAndNotify}) {
+        const Record r = record();
+        const Plan p = planned(r, destination(), with(policy));
+        EXPECT_EQ(p.kvmclock->line.system_time(), r.kvmclock->line.system_time());
+        EXPECT_EQ(p.kvmclock->at_resume, r.kvmclock->line.at(p.tsc[0].at_resume)) << name(policy);
+    }
+}
+
+// -- notices --
+
+TEST(PlanNotice, FreezeTellsTheExactGapAndAnOddSequence) {
+    Record r = record();
+    r.notice_sequence = 6;
+    const Plan p = planned(r, destination(), with(Policy::kFreezeAndNotify));
+    ASSERT_TRUE(p.notice);
+    EXPECT_EQ(p.notice->delta_realtime.raw(), 1'000'000'000);
+    EXPECT_EQ(p.notice->sequence, 7U);
+    EXPECT_EQ(p.writes.back().kind, WriteKind::kNotice);
+    EXPECT_EQ(p.writes.back().value, 1'000'000'000U);
+}
+
+TEST(PlanNotice, ASecondMigrationWhileOneIsPendingStaysOdd) {
+    Record r = record();
+    r.notice_sequence = 7;
+    EXPECT_EQ(planned(r, destination(), with(Policy::kFreezeAndNotify)).notice->sequence, 7U);
+}
+
+TEST(PlanNotice, AdvanceTellsThatThereWasAGapAndNoStep) {
+    const Plan p = planned(record(), destination(), with(Policy::kAdvanceAndNotify));
+    EXPECT_EQ(p.notice->delta_realtime.raw(), 0);
+    EXPECT_EQ(p.notice->gap.raw(), 1'000'000'000);
+    EXPECT_FALSE(planned(record(), destination(), with(Policy::kAdvance)).notice);
+}
+
+// -- writes --
+
+TEST(PlanWrites, StandInTheOrderThatWorks) {
+    Record r = record();
+    r.vcpus[1].guest_stopped_pending = true;
+    using enum WriteKind;
+    EXPECT_EQ(
+        kinds(planned(r, destination(), with(Policy::kAdvance))),
+        (std::vector{kTscAdjust, kTscAdjust, kTscOffset, kTscOffset, kKvmclock, kGuestStopped}));
+    Destination faster = destination();
+    faster.anchor.frequency = *Hz::from_khz(3'000'000);
+    faster.scaling_frac_bits = 48;
+    EXPECT_EQ(kinds(planned(record(), faster, with(Policy::kFreezeAndNotify))),
+              (std::vector{kVcpuTscKhz, kTscAdjust, kVcpuTscKhz, kTscAdjust, kTscOffset, kTscOffset,
+                           kKvmclock, kGuestStopped, kGuestStopped, kNotice}));
+}
+
+TEST(PlanWrites, ByValueWhereTheAttributeIsMissingAndItsCostIsInTheBound) {
+    Destination d = destination();
+    d.quirks = static_cast<Quirks>(Quirk::kNoTscOffset);
+    d.by_value_bound_ns = 5'000;
+    const Plan p = planned(record(), d, with(Policy::kFreeze));
+    EXPECT_EQ(p.writes[2].kind, WriteKind::kTscByValue);
+    EXPECT_EQ(p.tsc[0].bound.total(), 10'000U);  // 5 us at 2 GHz
+}
+
+// -- rates --
+
+TEST(PlanRate, Within250PpmItIsUnscaledAndTheErrorIsTold) {
+    Destination d = destination();
+    d.anchor.frequency = *Hz::from_khz(2'000'400);  // +200 ppm
+    d.scaling_frac_bits = 48;                       // KVM does not use it here
+    const Plan p = planned(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(p.rate, RateChoice::kTolerated);
+    EXPECT_FALSE(p.tsc[0].map.scales());
+    // 200 ppm of a day: 17.28 s
+    EXPECT_NEAR(static_cast<double>(time::ceil_drift(p.tsc_rate_error, 86'400 * kNanosPerSecond)),
+                17.28e9, 1e6);
+    EXPECT_GT(p.tsc_rate_error.two_pow_minus_64, 0);
+    EXPECT_EQ(p.kvmclock->line.scale(), PvclockScale::from_hz(*Hz::from_khz(2'000'400)));
+    EXPECT_FALSE(p.notes.empty());
+}
+
+TEST(PlanRate, BeyondItScalesAsKvmDoes) {
+    Destination d = destination();
+    d.anchor.frequency = *Hz::from_khz(3'000'000);
+    for (const int bits : {32, 48}) {
+        d.scaling_frac_bits = bits;
+        const Plan p = planned(record(), d, with(Policy::kFreeze));
+        EXPECT_EQ(p.rate, RateChoice::kScaled);
+        EXPECT_EQ(p.tsc[0].map.ratio(), (std::uint64_t{2} << bits) / 3);  // floor(2/3 * 2^bits)
+        EXPECT_EQ(p.tsc[0].at_resume.raw(), 500U);
+        // 3 000 000 * floor(2/3 * 2^bits) >> bits = 1 999 999 kHz in the page
+        EXPECT_EQ(p.kvmclock->line.scale(), PvclockScale::from_hz(*Hz::from_khz(1'999'999)));
+        EXPECT_LT(p.tsc_rate_error.two_pow_minus_64, 0);
+    }
+}
+
+TEST(PlanRate, WithoutScalingItIsRefusedWithTheSize) {
+    Destination d = destination();
+    d.anchor.frequency = *Hz::from_khz(2'100'000);
+    const Refusal r = refused(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(r.reason, RefusalReason::kFrequency);
+    EXPECT_EQ(r.clock, ClockKind::kTsc);
+    EXPECT_EQ(r.unit, "ppb");
+    EXPECT_EQ(r.size, 50'000'000U);  // 5 %
+}
+
+TEST(PlanRate, Arm64WantsTheSameFrequencyToTheHz) {
+    Record r = record();
+    r.architecture = Architecture::kArm64;
+    r.kvmclock.reset();
+    Destination d = destination();
+    d.architecture = Architecture::kArm64;
+    EXPECT_TRUE(plan(r, d, with(Policy::kAdvance)));
+    d.anchor.frequency = *Hz::from_hz(2'000'000'001);
+    EXPECT_EQ(refused(r, d, with(Policy::kAdvance)).reason, RefusalReason::kFrequency);
+}
+
+// -- gaps that cannot be believed --
+
+TEST(PlanGap, NegativeIsRefusedWithItsSizeUnderEveryPolicy) {
+    Destination d = destination();
+    d.anchor.tai = Instant<Tai>::from_raw(kTai - 5);
+    for (const Policy policy :
+         {Policy::kFreeze, Policy::kAdvance, Policy::kFreezeAndNotify, Policy::kAdvanceAndNotify}) {
+        const Refusal r = refused(record(), d, with(policy));
+        EXPECT_EQ(r.reason, RefusalReason::kNegativeGap);
+        EXPECT_EQ(r.size, 5U);
+        EXPECT_EQ(r.unit, "ns");
+    }
+}
+
+TEST(PlanGap, ClampedWhereTheCallerSaysSoAndTold) {
+    Destination d = destination();
+    d.anchor.tai = Instant<Tai>::from_raw(kTai - 5 * kNanosPerSecond);
+    PlanOptions options = with(Policy::kAdvance);
+    options.clamp_gap = true;
+    const Plan p = planned(record(), d, options);
+    EXPECT_TRUE(p.gap_clamped);
+    EXPECT_EQ(p.gap.raw(), 0);
+    EXPECT_EQ(p.tsc[0].at_resume.raw(), 500U);
+    ASSERT_FALSE(p.notes.empty());
+    EXPECT_NE(p.notes.front().find("-5000000000"), std::string::npos) << p.notes.front();
+}
+
+TEST(PlanGap, WithinTheClocksBoundsItIsZero) {
+    Record r = record();
+    Destination d = destination();
+    r.anchor.tai_bound_ns = 3;
+    d.anchor.tai_bound_ns = 2;
+    d.anchor.tai = Instant<Tai>::from_raw(kTai - 5);
+    EXPECT_EQ(planned(r, d, with(Policy::kAdvance)).gap.raw(), 0);
+    d.anchor.tai = Instant<Tai>::from_raw(kTai - 6);
+    EXPECT_EQ(refused(r, d, with(Policy::kAdvance)).reason, RefusalReason::kNegativeGap);
+}
+
+TEST(PlanGap, AbsurdIsOverThirtyDays) {
+    Destination d = destination();
+    const std::uint64_t days30 = 30ULL * 86'400 * kNanosPerSecond;
+    d.anchor.tai = Instant<Tai>::from_raw(kTai + days30);
+    EXPECT_EQ(planned(record(), d, with(Policy::kAdvance)).gap.raw(),
+              static_cast<std::int64_t>(days30));
+    d.anchor.tai = Instant<Tai>::from_raw(kTai + days30 + 1);
+    EXPECT_EQ(refused(record(), d, with(Policy::kFreeze)).reason, RefusalReason::kAbsurdGap);
+    PlanOptions options = with(Policy::kAdvance);
+    options.clamp_gap = true;
+    EXPECT_EQ(planned(record(), d, options).gap.raw(), static_cast<std::int64_t>(days30));
+    options.clamp_gap = false;
+    options.gap_limit_ns = days30 + 1;
+    EXPECT_EQ(planned(record(), d, options).gap.raw(), static_cast<std::int64_t>(days30 + 1));
+}
+
+TEST(PlanGap, OnOneBootACounterThatWentBackIsRefused) {
+    Destination d = same_boot();
+    d.anchor.counter = Count<HostCounter>::from_raw(998);
+    const Refusal r = refused(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(r.reason, RefusalReason::kNegativeGap);
+    EXPECT_EQ(r.size, 1U);  // 2 ticks
+}
+
+TEST(PlanGap, ExtremeTaiValuesDoNotOverflow) {
+    Record r = record();
+    Destination d = destination();
+    r.anchor.tai = Instant<Tai>::from_raw(0);
+    d.anchor.tai = Instant<Tai>::from_raw(std::numeric_limits<std::uint64_t>::max());
+    EXPECT_EQ(refused(r, d, with(Policy::kAdvance)).reason, RefusalReason::kAbsurdGap);
+    std::swap(r.anchor.tai, d.anchor.tai);
+    EXPECT_EQ(refused(r, d, with(Policy::kAdvance)).reason, RefusalReason::kNegativeGap);
+}
+
+TEST(PlanGap, AKernelThatWasNeverToldOfTaiIsRepaired) {
+    Destination d = destination();
+    d.anchor.tai_offset_sec = 0;  // its CLOCK_TAI is UTC, 37 s behind
+    d.anchor.tai = Instant<Tai>::from_raw(kTai + kNanosPerSecond - 37 * kNanosPerSecond);
+    EXPECT_EQ(planned(record(), d, with(Policy::kAdvance)).gap.raw(), 1'000'000'000);
+    Record r = record();
+    r.anchor.tai_offset_sec = 0;
+    r.anchor.tai = Instant<Tai>::from_raw(kTai - 37 * kNanosPerSecond);
+    EXPECT_EQ(planned(r, destination(), with(Policy::kAdvance)).gap.raw(), 1'000'000'000);
+}
+
+TEST(PlanGap, AnUnsynchronisedClockIsToldAndWidensTheBound) {
+    Destination d = destination();
+    d.anchor.synchronised = false;
+    const Plan p = planned(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(term(p.kvmclock->bound, BoundSource::kDestinationTai), 16 * kNanosPerSecond);
+    EXPECT_NE(p.notes.front().find("STA_UNSYNC"), std::string::npos);
+}
+
+// -- refusals --
+
+TEST(PlanRefusal, FewerVcpus) {
+    Destination d = destination();
+    d.vcpu_count = 1;
+    const Refusal r = refused(record(), d, with(Policy::kFreeze));
+    EXPECT_EQ(r.reason, RefusalReason::kVcpus);
+    EXPECT_EQ(r.size, 1U);
+    EXPECT_EQ(r.vcpu, 1U);
+}
+
+TEST(PlanRefusal, AnotherArchitectureAndNoMasterclockBothAtOnce) {
+    Destination d = destination();
+    d.architecture = Architecture::kArm64;
+    d.masterclock = false;
+    const auto result = plan(record(), d, with(Policy::kFreeze));
+    ASSERT_FALSE(result);
+    ASSERT_EQ(result.error().size(), 2U);
+    EXPECT_EQ(result.error()[0].reason, RefusalReason::kArchitecture);
+    EXPECT_EQ(result.error()[1].reason, RefusalReason::kNoMasterclock);
+    EXPECT_EQ(result.error()[1].clock, ClockKind::kKvmclock);
+    EXPECT_EQ(result.error()[1].size, 150'000'000U);
+    EXPECT_EQ(result.error()[1].unit, "ns");
+}
+
+TEST(PlanRefusal, NoVcpuAtAll) {
+    Record r = record();
+    r.vcpus.clear();
+    EXPECT_EQ(refused(r, destination(), with(Policy::kFreeze)).reason, RefusalReason::kVcpus);
+}
+
+TEST(PlanRefusal, AClaimOfOneBootAgainstTwoIdentities) {
+    Destination d = same_boot();
+    d.identity.boot_id = {9};
+    EXPECT_EQ(refused(record(), d, with(Policy::kAdvance)).reason, RefusalReason::kUnsynchronised);
+    d.identity.boot_id = {};  // unknown: the caller vouches
+    EXPECT_TRUE(plan(record(), d, with(Policy::kAdvance)));
+}
+
+TEST(PlanRefusal, AHostWhoseTscNothingMoves) {
+    Record r = record();
+    r.vcpus.resize(1);
+    Destination d = same_boot();
+    d.quirks = static_cast<Quirks>(Quirk::kTscOffsetIgnored) |
+               static_cast<Quirks>(Quirk::kTscWriteIgnored);
+    const Refusal frozen = refused(r, d, with(Policy::kFreeze));
+    EXPECT_EQ(frozen.reason, RefusalReason::kTscUncontrolled);
+    EXPECT_EQ(frozen.size, 8'500U);  // it would read 9000 and not 500
+    EXPECT_EQ(frozen.unit, "ticks");
+    // Where the guest's counter is the host's, advancing on one boot needs no control.
+    r.vcpus[0].counter = Count<GuestCounter>::from_raw(1000);
+    const Plan p = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(p.tsc[0].map, TscMap{0});
+    for (const Write& write : p.writes)
+        EXPECT_NE(write.kind, WriteKind::kTscByValue);
+}
+
+TEST(PlanRefusal, TscAdjustThatCannotBeWritten) {
+    Record r = record();
+    Destination d = destination();
+    d.quirks = static_cast<Quirks>(Quirk::kNoTscAdjust);
+    EXPECT_TRUE(plan(r, d, with(Policy::kFreeze)));
+    r.vcpus[1].tsc_adjust = std::numeric_limits<std::int64_t>::min();
+    const Refusal refusal = refused(r, d, with(Policy::kFreeze));
+    EXPECT_EQ(refusal.clock, ClockKind::kTscAdjust);
+    EXPECT_EQ(refusal.vcpu, 1U);
+    EXPECT_EQ(refusal.size, 1ULL << 63);
+}
+
+TEST(PlanRefusal, EveryRefusalSaysWhatToDo) {
+    Destination d = destination();
+    d.vcpu_count = 0;
+    d.masterclock = false;
+    const auto result = plan(record(), d, with(Policy::kFreeze));
+    ASSERT_FALSE(result);
+    for (const Refusal& refusal : result.error()) {
+        EXPECT_FALSE(refusal.message.empty());
+        EXPECT_FALSE(refusal.advice.empty());
+    }
+}
+
+}  // namespace
+}  // namespace continuo::state

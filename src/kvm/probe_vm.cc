@@ -5,7 +5,10 @@
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 
+#include "continuo/abi/cpuid.h"
+#include "continuo/abi/kvm_x86.h"
 #include "continuo/abi/msr.h"
 #include "continuo/kvm/counter.h"
 #include "signal_mask.h"
@@ -111,6 +114,8 @@ Result<std::unique_ptr<ProbeVm>> ProbeVm::create(const System& system, std::size
     probe->vm_.emplace(std::move(*vm));
     const auto cpuid = system.supported_cpuid();
     if (!cpuid) return tl::unexpected(cpuid.error());
+    const auto deadline = system.check_extension(abi::kKVM_CAP_TSC_DEADLINE_TIMER);
+    probe->has_deadline_ = deadline && *deadline != 0;
     Status ready = probe->vm_->set_tss_address(0xfffbd000);
     if (ready) ready = probe->vm_->create_irqchip();
     if (ready) ready = probe->load_code();
@@ -147,8 +152,11 @@ Status ProbeVm::load_code() {
 
 Status ProbeVm::start(Vcpu& vcpu, const CpuidEntries& cpuid) {
     CpuidEntries own = cpuid;
-    if (kvm_cpuid_entry2* features = find_cpuid(own, 1))
+    if (kvm_cpuid_entry2* features = find_cpuid(own, abi::kCpuidFeatures)) {
         features->ebx = (features->ebx & 0x00ff'ffffU) | vcpu.id() << 24;
+        // KVM offers it by capability, not in its list (up to Linux 6.14 or so).
+        if (has_deadline_) features->ecx |= 1U << abi::kCpuid1EcxTscDeadline;
+    }
     Status done = vcpu.set_cpuid(own);
     auto sregs = vcpu.sregs();
     if (!sregs) return tl::unexpected(sregs.error());
@@ -234,6 +242,21 @@ Status ProbeVm::guest_wrmsr(std::size_t vcpu, std::uint32_t index, std::uint64_t
 
 Result<std::uint64_t> ProbeVm::wait_for_timer(std::size_t vcpu) {
     return run_at(vcpu, kWaitAt, kvm_regs{}).map(edx_eax);
+}
+
+Status ProbeVm::enable_deadline_timer(std::size_t vcpu) {
+    constexpr std::size_t kSpurious = 0xf0;
+    constexpr std::size_t kTimerLvt = 0x320;
+    constexpr std::uint32_t kApicEnabled = 1U << 8;
+    constexpr std::uint32_t kDeadlineMode = 2U << 17;
+    auto lapic = vcpus_[vcpu].lapic();
+    if (!lapic) return tl::unexpected(lapic.error());
+    const auto put = [&](std::size_t at, std::uint32_t value) {
+        std::memcpy(lapic->regs + at, &value, sizeof value);
+    };
+    put(kSpurious, kApicEnabled | 0xff);
+    put(kTimerLvt, kDeadlineMode | kTimerVector);
+    return vcpus_[vcpu].set_lapic(*lapic);
 }
 
 Status ProbeVm::enable_pvclock(std::size_t vcpu) {

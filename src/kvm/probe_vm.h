@@ -60,6 +60,8 @@ class ProbeVm {
     /// RDMSR and WRMSR in the guest; kGuest where they fault there.
     Result<std::uint64_t> guest_rdmsr(std::size_t vcpu, std::uint32_t index);
     Status guest_wrmsr(std::size_t vcpu, std::uint32_t index, std::uint64_t value);
+    /// Puts the LAPIC's timer into TSC-deadline mode with kTimerVector.
+    Status enable_deadline_timer(std::size_t vcpu);
     /// STI and HLT; comes back with the guest's TSC in the handler of kTimerVector.
     Result<std::uint64_t> wait_for_timer(std::size_t vcpu);
     /// Makes vCPU i use its pvclock page (host write of MSR_KVM_SYSTEM_TIME_NEW).
@@ -74,6 +76,7 @@ class ProbeVm {
                             machine::WriteBracket* bracket = nullptr);
 
     std::unique_ptr<RunLimit> limit_;
+    bool has_deadline_ = false;
     std::optional<GuestMemory> memory_;
     std::optional<Vm> vm_;
     std::vector<Vcpu> vcpus_;

@@ -30,6 +30,11 @@ std::uint64_t used_one(std::uint64_t new_msr, std::uint64_t old_msr) {
     return new_msr != 0 ? new_msr : old_msr;
 }
 
+state::Error no_offset(std::size_t vcpu) {
+    return {ErrorCode::kUnsupported, vcpu_name(vcpu) + ": KVM_VCPU_TSC_OFFSET",
+            "this kernel does not have the attribute (Linux 5.16 has it)", "go by value"};
+}
+
 tl::unexpected<state::Error> damaged(std::size_t vcpu, std::string what) {
     return state::fail(ErrorCode::kGuest, vcpu_name(vcpu) + ": pvclock page", std::move(what),
                        "the kernel's own line of kvmclock can be used instead");
@@ -91,6 +96,12 @@ Result<state::Anchor<HostCounter>> ClockMachine::anchor() {
     return tai_anchor(host_.frequency());
 }
 
+Status ClockMachine::known(std::size_t vcpu) const {
+    if (vcpu < vcpus_.size()) return {};
+    return state::fail(ErrorCode::kInvalidArgument, vcpu_name(vcpu),
+                       "this machine has " + std::to_string(vcpus_.size()) + " vCPUs");
+}
+
 Result<std::uint64_t> ClockMachine::system_time_msr(std::size_t vcpu) const {
     MsrBatch batch;
     batch.add(abi::kMSR_KVM_SYSTEM_TIME_NEW);
@@ -100,10 +111,8 @@ Result<std::uint64_t> ClockMachine::system_time_msr(std::size_t vcpu) const {
 }
 
 Result<std::uint64_t> ClockMachine::offset_of(std::size_t vcpu) const {
-    if (!has_offset_[vcpu])
-        return state::fail(ErrorCode::kUnsupported, vcpu_name(vcpu) + ": KVM_VCPU_TSC_OFFSET",
-                           "this kernel does not have the attribute (Linux 5.16 has it)",
-                           "go by value");
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
+    if (!has_offset_[vcpu]) return tl::unexpected(no_offset(vcpu));
     return vcpus_[vcpu]->tsc_offset();
 }
 
@@ -119,6 +128,7 @@ TscMap ClockMachine::map_of(std::uint32_t khz, std::uint64_t offset) const {
 }
 
 Result<machine::VcpuClockState> ClockMachine::vcpu_state(std::size_t vcpu) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     machine::VcpuClockState clocks;
     const auto khz = vcpus_[vcpu]->tsc_khz();
     if (!khz) return tl::unexpected(khz.error());
@@ -155,6 +165,7 @@ bool ClockMachine::stopped_pending(std::size_t vcpu, std::uint64_t system_time) 
 }
 
 Result<machine::BracketedTsc> ClockMachine::read_tsc_by_value(std::size_t vcpu) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     constexpr int kBrackets = 3;
     std::optional<machine::BracketedTsc> best;
     for (int i = 0; i < kBrackets; ++i) {
@@ -172,6 +183,7 @@ Result<machine::BracketedTsc> ClockMachine::read_tsc_by_value(std::size_t vcpu) 
 }
 
 Result<std::optional<time::PvclockLine>> ClockMachine::pvclock_page(std::size_t vcpu) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     const auto msr = system_time_msr(vcpu);
     if (!msr) return tl::unexpected(msr.error());
     if (!abi::system_time_enabled(*msr)) return std::optional<time::PvclockLine>{};
@@ -199,6 +211,7 @@ Result<machine::KvmclockReading> ClockMachine::kvmclock() {
 }
 
 Status ClockMachine::set_tsc_khz(std::size_t vcpu, std::uint64_t khz) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     const auto before = vcpus_[vcpu]->tsc_khz();
     if (!before) return tl::unexpected(before.error());
     if (*before == khz) return {};
@@ -227,11 +240,13 @@ Status ClockMachine::set_tsc_khz(std::size_t vcpu, std::uint64_t khz) {
 }
 
 Status ClockMachine::set_tsc_adjust(std::size_t vcpu, std::int64_t value) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     return vcpus_[vcpu]->set_msr(abi::kMSR_IA32_TSC_ADJUST, static_cast<std::uint64_t>(value));
 }
 
 Status ClockMachine::set_tsc_offset(std::size_t vcpu, std::uint64_t offset) {
-    if (!has_offset_[vcpu]) return offset_of(vcpu).map([](std::uint64_t) {});
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
+    if (!has_offset_[vcpu]) return tl::unexpected(no_offset(vcpu));
     return vcpus_[vcpu]->set_tsc_offset(offset);
 }
 
@@ -245,6 +260,7 @@ Result<TscMap> ClockMachine::tsc_map(std::size_t vcpu) {
 
 Result<machine::WriteBracket> ClockMachine::write_tsc_by_value(std::size_t vcpu,
                                                                Count<GuestCounter> value) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     machine::WriteBracket bracket;
     bracket.before = host_counter();
     const Status written = vcpus_[vcpu]->set_msr(abi::kMSR_IA32_TSC, value.raw());
@@ -260,6 +276,7 @@ Status ClockMachine::set_kvmclock(Instant<time::Kvmclock> clock) {
 }
 
 Status ClockMachine::signal_guest_stopped(std::size_t vcpu) {
+    if (auto is = known(vcpu); !is) return tl::unexpected(is.error());
     const auto msr = system_time_msr(vcpu);
     if (!msr) return tl::unexpected(msr.error());
     const auto page = memory_.read_object<pvclock_vcpu_time_info>(abi::system_time_gpa(*msr));

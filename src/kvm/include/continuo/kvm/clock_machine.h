@@ -68,6 +68,7 @@ class ClockMachine final : public machine::Machine {
         std::uint32_t version = 0;
     };
 
+    Status known(std::size_t vcpu) const;
     Result<std::uint64_t> system_time_msr(std::size_t vcpu) const;
     Result<std::uint64_t> offset_of(std::size_t vcpu) const;
     time::TscMap map_of(std::uint32_t khz, std::uint64_t offset) const;

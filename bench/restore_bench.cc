@@ -83,29 +83,39 @@ double since_us(Clock::time_point start) {
 }
 
 struct Cost {
-    double us = 0;
+    double capture_us = 0;
+    double apply_us = 0;
+    double total_us() const { return capture_us + apply_us; }
+};
+
+/// What our side did, for the bare side to do the same.
+struct Ours {
+    Cost cost;
     std::uint64_t allocations = 0;
     std::uint32_t rounds = 0;
 };
 
-Cost ours(machine::Machine& machine) {
-    const std::uint64_t before = allocations.load();
-    const auto start = Clock::now();
+Ours ours(machine::Machine& machine) {
+    Ours out;
+    std::uint64_t before = allocations.load();
+    auto start = Clock::now();
     const auto record = need(machine::capture(machine));
-    const double captured = since_us(start);
+    out.cost.capture_us = since_us(start);
+    out.allocations = allocations.load() - before;
+
     const auto destination = need(machine::destination_for(machine, record));
     const auto plan = state::plan(record, destination, {});
     if (!plan) {
         fmt::print(stderr, "restore_bench: {}\n", plan.error().front().message);
         std::exit(1);
     }
-    const std::uint64_t planned = allocations.load();
-    const auto again = Clock::now();
+    before = allocations.load();
+    start = Clock::now();
     const auto applied = need(machine::apply(machine, *plan));
-    Cost cost{captured + since_us(again), allocations.load() - planned, applied.trim.rounds};
-    // The plan and the destination are not on the path that is measured; capture's blocks are.
-    cost.allocations += planned - before;
-    return cost;
+    out.cost.apply_us = since_us(start);
+    out.allocations += allocations.load() - before;
+    out.rounds = applied.trim.rounds;
+    return out;
 }
 
 /// The same kernel calls, prepared.
@@ -121,14 +131,17 @@ class Bare {
         write_.add(abi::kMSR_IA32_TSC_ADJUST);
     }
 
-    double run(std::uint32_t rounds) {
-        const auto start = Clock::now();
+    Cost run(std::uint32_t rounds) {
+        Cost cost;
+        auto start = Clock::now();
         for (const auto& vcpu : subject_.vcpus) {
             call(vcpu->fd(), KVM_GET_DEVICE_ATTR, &offset_);
             call(vcpu->fd(), abi_get_msrs(), read_.raw());
             call(vcpu->fd(), KVM_GET_TSC_KHZ, nullptr);
         }
         call(subject_.vm.fd(), KVM_GET_CLOCK, &clock_);
+        cost.capture_us = since_us(start);
+        start = Clock::now();
         for (const auto& vcpu : subject_.vcpus)
             call(vcpu->fd(), abi_set_msrs(), write_.raw());
         for (const auto& vcpu : subject_.vcpus) {
@@ -143,7 +156,8 @@ class Bare {
             call(subject_.vm.fd(), KVM_GET_CLOCK, &clock_);
         }
         settle();
-        return since_us(start);
+        cost.apply_us = since_us(start);
+        return cost;
     }
 
   private:
@@ -174,27 +188,35 @@ double median(std::vector<double> values) {
     return values[values.size() / 2];
 }
 
+double median(const std::vector<Cost>& costs, double Cost::*part) {
+    std::vector<double> values;
+    for (const Cost& cost : costs)
+        values.push_back(cost.*part);
+    return median(std::move(values));
+}
+
 void measure(const kvm::System& system, const kvm::HostClock& host, std::size_t vcpus, int pairs) {
     Subject subject{system, vcpus};
     kvm::ClockMachine machine{subject.vm, subject.pointers, subject.memory, host, {}};
     Bare bare{subject};
-    std::vector<double> us;
-    std::vector<double> bare_us;
+    std::vector<Cost> us;
+    std::vector<Cost> bare_us;
     std::vector<double> ratios;
-    std::uint64_t most = 0;
     std::vector<double> rounds;
+    std::uint64_t most = 0;
     need(machine.settle());
     for (int pair = 0; pair < pairs; ++pair) {
-        const Cost cost = ours(machine);
-        const double floor = bare.run(cost.rounds);
-        us.push_back(cost.us);
-        bare_us.push_back(floor);
-        ratios.push_back(cost.us / floor);
-        rounds.push_back(cost.rounds);
-        most = std::max(most, cost.allocations);
+        const Ours out = ours(machine);
+        us.push_back(out.cost);
+        bare_us.push_back(bare.run(out.rounds));
+        ratios.push_back(us.back().total_us() / bare_us.back().total_us());
+        rounds.push_back(out.rounds);
+        most = std::max(most, out.allocations);
     }
-    fmt::print("{:>6}{:>14.1f}{:>14.1f}{:>9.2f}{:>9.0f}{:>13}\n", vcpus, median(us),
-               median(bare_us), median(ratios), median(rounds), most);
+    fmt::print("{:>6}{:>12.1f}{:>12.1f}{:>12.1f}{:>12.1f}{:>9.2f}{:>9.0f}{:>13}\n", vcpus,
+               median(us, &Cost::capture_us), median(bare_us, &Cost::capture_us),
+               median(us, &Cost::apply_us), median(bare_us, &Cost::apply_us), median(ratios),
+               median(rounds), most);
 }
 
 }  // namespace
@@ -203,9 +225,10 @@ int main(int argc, char** argv) {
     const int pairs = argc > 1 ? std::max(1, std::atoi(argv[1])) : 51;
     const auto system = need(kvm::System::open());
     const auto host = need(kvm::examine_host(system));
-    fmt::print("capture + apply, medians of {} pairs, on {}\n", pairs, host.identity.kernel);
-    fmt::print("{:>6}{:>14}{:>14}{:>9}{:>9}{:>13}\n", "vCPUs", "continuo us", "ioctls us", "ratio",
-               "rounds", "heap blocks");
+    fmt::print("capture and apply in us, medians of {} pairs, on {}\n", pairs,
+               host.identity.kernel);
+    fmt::print("{:>6}{:>12}{:>12}{:>12}{:>12}{:>9}{:>9}{:>13}\n", "vCPUs", "capture", "its ioctls",
+               "apply", "its ioctls", "ratio", "rounds", "heap blocks");
     for (const std::size_t vcpus : {1U, 4U, 16U, 64U})
         measure(system, host, vcpus, pairs);
     return 0;

@@ -198,7 +198,7 @@ void vmclock_enum_findings(const vmclock_abi& page, Findings& out) {
 /// Whether the counter's frequency, 2^(64 + shift) / period Hz, is one that a counter has: 1 MHz to
 /// 2^36 Hz (68 GHz).
 bool frequency_is_credible(std::uint64_t period, int shift) {
-    if (shift >= 60) return false;  // 2^124 / 2^64 is 2^60 Hz at the least
+    if (shift >= 60) return false;  // over 2^60 Hz, and a second would not fit 128 bits
     const time::u128 one_second = static_cast<time::u128>(1) << (64 + shift);
     return static_cast<time::u128>(period) * 1'000'000 <= one_second &&
            static_cast<time::u128>(period) << 36 >= one_second;

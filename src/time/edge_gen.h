@@ -111,6 +111,12 @@ inline rc::Gen<ExactRatio> positive_ratio() {
         [](std::uint64_t num, std::uint64_t den) { return *ExactRatio::make(num, den); },
         positive64(), positive64());
 }
+/// Small fractions, whose products reduce and fit.
+inline rc::Gen<ExactRatio> small_ratio() {
+    return rc::gen::apply(
+        [](std::uint64_t num, std::uint64_t den) { return *ExactRatio::make(num, den); },
+        rc::gen::inRange<std::uint64_t>(0, 100), rc::gen::inRange<std::uint64_t>(1, 100));
+}
 inline rc::Gen<Hz> hz() {
     return rc::gen::map(positive64(), [](std::uint64_t value) { return *Hz::from_hz(value); });
 }

@@ -1,0 +1,161 @@
+#include "continuo/vmm/frame.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+// The state of a running hash on the stack.
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+
+namespace continuo::vmm {
+
+namespace {
+
+using state::ErrorCode;
+
+/// A length in a header is a claim: memory grows as bytes arrive, in steps of this.
+constexpr std::size_t kReadStep = 1u << 20;
+constexpr std::size_t kHashedHeaderBytes = offsetof(FrameHeader, hash);
+
+std::uint64_t hash_of(const FrameHeader& header, std::span<const std::byte> payload) {
+    XXH64_state_t state;
+    XXH64_reset(&state, 0);
+    XXH64_update(&state, &header, kHashedHeaderBytes);
+    if (!payload.empty()) XXH64_update(&state, payload.data(), payload.size());
+    return XXH64_digest(&state);
+}
+
+/// Waits until the descriptor is ready. False where the deadline passed first.
+bool wait_for(int fd, short events, Deadline deadline) {
+    for (;;) {
+        const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+                              deadline - std::chrono::steady_clock::now())
+                              .count();
+        pollfd poll_fd{fd, events, 0};
+        const int ready =
+            ::poll(&poll_fd, 1, static_cast<int>(std::clamp<long long>(left, 0, 60'000)));
+        if (ready > 0) return true;
+        if (ready == 0 && left <= 0) return false;
+        if (ready < 0 && errno != EINTR) return true;  // the read or write will say what is wrong
+    }
+}
+
+tl::unexpected<state::Error> connection_lost(std::string where, int sys_errno) {
+    return state::fail(ErrorCode::kPeer, std::move(where), "the connection is gone", {}, sys_errno);
+}
+
+Status check_header(const FrameHeader& header, std::uint32_t expected_sequence) {
+    if (header.magic != kFrameMagic) {
+        return state::fail(ErrorCode::kMalformed, "frame header, byte 0",
+                           "the peer does not speak Continuo's migration protocol");
+    }
+    if (header.version != kFrameVersion) {
+        return state::fail(ErrorCode::kVersion, "frame header, byte 4",
+                           "protocol version " + std::to_string(header.version) + ", not 1",
+                           "use the same release on both hosts");
+    }
+    if (header.length > kFrameBytesMax) {
+        return state::fail(
+            ErrorCode::kTooLarge, "frame header, byte 8",
+            std::to_string(header.length) + " bytes of payload; the limit is 64 MiB");
+    }
+    if (header.sequence != expected_sequence) {
+        return state::fail(ErrorCode::kPeer, "frame header, byte 12",
+                           "frame " + std::to_string(header.sequence) + " where frame " +
+                               std::to_string(expected_sequence) + " was due");
+    }
+    return {};
+}
+
+}  // namespace
+
+std::string_view name(FrameType type) {
+    constexpr std::string_view kNames[] = {"?",         "HELLO",   "WELCOME",      "PAGES",
+                                           "ROUND_END", "STOPPED", "STATE",        "CLOCKS",
+                                           "COMPLETE",  "READY",   "COMMIT",       "RUNNING",
+                                           "DONE",      "FAIL",    "STATUS_QUERY", "STATUS"};
+    const auto index = static_cast<std::size_t>(type);
+    return index < std::size(kNames) ? kNames[index] : kNames[0];
+}
+
+Status FrameStream::write_all(std::span<const std::byte> bytes, Deadline deadline) {
+    while (!bytes.empty()) {
+        const ssize_t done =
+            ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (done >= 0) {
+            bytes = bytes.subspan(static_cast<std::size_t>(done));
+            bytes_sent_ += static_cast<std::uint64_t>(done);
+            continue;
+        }
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN && errno != EWOULDBLOCK) return connection_lost("send", errno);
+        if (!wait_for(fd_.get(), POLLOUT, deadline))
+            return state::fail(ErrorCode::kTimeout, "send", "the peer does not take our bytes");
+    }
+    return {};
+}
+
+Status FrameStream::send(FrameType type, std::span<const std::byte> payload, Deadline deadline) {
+    CONTINUO_CHECK(payload.size() <= kFrameBytesMax);
+    FrameHeader header{kFrameMagic,
+                       kFrameVersion,
+                       static_cast<std::uint16_t>(type),
+                       static_cast<std::uint32_t>(payload.size()),
+                       sent_,
+                       0};
+    header.hash = hash_of(header, payload);
+    ++sent_;
+    if (auto done = write_all(std::as_bytes(std::span{&header, 1}), deadline); !done) return done;
+    return write_all(payload, deadline);
+}
+
+Status FrameStream::read_some(Bytes& into, std::size_t count, Deadline deadline, bool at_edge) {
+    while (count > 0) {
+        const std::size_t had = into.size();
+        into.resize(had + std::min(count, kReadStep));
+        const ssize_t got = ::recv(fd_.get(), into.data() + had, into.size() - had, MSG_DONTWAIT);
+        into.resize(had + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+        if (got > 0) {
+            count -= static_cast<std::size_t>(got);
+            at_edge = false;
+            continue;
+        }
+        if (got == 0) return connection_lost(at_edge ? "end of stream" : "within a frame", 0);
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN && errno != EWOULDBLOCK) return connection_lost("receive", errno);
+        if (!wait_for(fd_.get(), POLLIN, deadline))
+            return state::fail(ErrorCode::kTimeout, "receive", "the peer says nothing");
+    }
+    return {};
+}
+
+Result<Frame> FrameStream::receive(Deadline deadline) {
+    Bytes raw;
+    if (auto done = read_some(raw, sizeof(FrameHeader), deadline, true); !done)
+        return tl::unexpected(std::move(done.error()));
+    FrameHeader header;
+    std::memcpy(&header, raw.data(), sizeof header);
+    if (auto good = check_header(header, received_); !good)
+        return tl::unexpected(std::move(good.error()));
+    Frame frame;
+    frame.type = static_cast<FrameType>(header.type);
+    if (auto done = read_some(frame.payload, header.length, deadline, false); !done)
+        return tl::unexpected(std::move(done.error()));
+    if (hash_of(header, frame.payload) != header.hash) {
+        return state::fail(ErrorCode::kIntegrity, std::string{name(frame.type)} + " frame",
+                           "the hash does not match the bytes");
+    }
+    ++received_;
+    return frame;
+}
+
+bool FrameStream::readable() const {
+    pollfd poll_fd{fd_.get(), POLLIN, 0};
+    return ::poll(&poll_fd, 1, 0) > 0;
+}
+
+}  // namespace continuo::vmm

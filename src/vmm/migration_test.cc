@@ -1,0 +1,528 @@
+// The protocol without KVM: fake VMs, real sockets, real processes. The one thing that must hold at
+// every moment and after every accident: never two VMs run, and one does wherever a process that
+// has the whole VM lives.
+#include "continuo/vmm/migration.h"
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <random>
+
+#include "protocol.h"
+
+namespace continuo::vmm {
+namespace {
+
+using namespace std::chrono_literals;
+using state::ErrorCode;
+
+constexpr std::size_t kPages = 24;
+
+/// Where the VM runs; in shared memory, so that it outlives the processes.
+struct World {
+    std::atomic<int> source_runs{1};
+    std::atomic<int> destination_runs{0};
+    std::atomic<int> both_ran{0};
+    std::atomic<int> source_done{0};       ///< outcome index + 1
+    std::atomic<int> destination_done{0};  ///< outcome index + 1
+    std::atomic<int> taken_over{0};
+    std::byte source_memory[kPages * kPageBytes];
+    std::byte destination_memory[kPages * kPageBytes];
+
+    void look() {
+        if (source_runs + destination_runs > 1) ++both_ran;
+    }
+};
+
+class SharedWorld {
+  public:
+    SharedWorld()
+        : world_{new (::mmap(nullptr, sizeof(World), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS, -1, 0)) World} {}
+    ~SharedWorld() { ::munmap(world_, sizeof(World)); }
+    SharedWorld(const SharedWorld&) = delete;
+    SharedWorld& operator=(const SharedWorld&) = delete;
+    World* operator->() { return world_; }
+    World& operator*() { return *world_; }
+
+  private:
+    World* world_;
+};
+
+Status failure(const char* what) {
+    return state::fail(ErrorCode::kKernel, "fake", what);
+}
+
+class FakeSource : public SourceVm {
+  public:
+    explicit FakeSource(World& world) : world_{world} {
+        for (std::size_t page = 0; page < kPages; page += 2)
+            std::memset(world_.source_memory + page * kPageBytes, static_cast<int>(page) + 1,
+                        kPageBytes);
+    }
+    Bytes shape() override { return Bytes(3, std::byte{9}); }
+    std::span<const std::byte> memory() override { return world_.source_memory; }
+    Status log_dirty_pages(bool on) override {
+        logging = on;
+        return {};
+    }
+    Status fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) override {
+        bitmap.assign(1, 0);
+        if (!world_.source_runs && !last_write_) return {};
+        // The guest writes: a page, and a page that becomes zero.
+        const std::size_t page = random_() % kPages;
+        std::memset(world_.source_memory + page * kPageBytes, static_cast<int>(random_()), 64);
+        std::memset(world_.source_memory + 2 * kPageBytes, 0, kPageBytes);
+        bitmap[0] = 1ull << page | 1ull << 2;
+        last_write_ = false;
+        return {};
+    }
+    Status stop() override {
+        world_.source_runs = 0;
+        if (fail_at == "stop") return failure("stop");
+        return {};
+    }
+    Result<Bytes> capture_clocks() override {
+        if (fail_at == "capture") return tl::unexpected(failure("capture").error());
+        return Bytes(7, std::byte{1});
+    }
+    Result<Bytes> save_state() override {
+        if (fail_at == "save") return tl::unexpected(failure("save").error());
+        return Bytes(11, std::byte{2});
+    }
+    Status resume() override {
+        EXPECT_FALSE(destroyed);
+        world_.source_runs = 1;
+        world_.look();
+        return {};
+    }
+    void destroy() override {
+        EXPECT_EQ(world_.source_runs, 0);
+        destroyed = true;
+    }
+    std::string fail_at;
+    bool destroyed = false;
+    bool logging = false;
+
+  private:
+    World& world_;
+    std::mt19937_64 random_{3};
+    bool last_write_ = true;
+};
+
+class FakeDestination : public DestinationVm {
+  public:
+    explicit FakeDestination(World& world) : world_{world} {}
+    Status create(std::span<const std::byte> shape) override {
+        if (fail_at == "create" || shape.size() != 3) return failure("create");
+        return {};
+    }
+    std::span<std::byte> memory() override { return world_.destination_memory; }
+    Status load(std::span<const std::byte> state, std::span<const std::byte> clocks) override {
+        if (fail_at == "load" || state.size() != 11 || clocks.size() != 7) return failure("load");
+        return {};
+    }
+    Status run() override {
+        if (fail_at == "run") return failure("run");
+        EXPECT_FALSE(discarded);
+        world_.destination_runs = 1;
+        world_.look();
+        return {};
+    }
+    void discard() override {
+        EXPECT_EQ(world_.destination_runs, 0);
+        discarded = true;
+    }
+    std::string fail_at;
+    bool discarded = false;
+
+  private:
+    World& world_;
+};
+
+MigrationOptions quick() {
+    MigrationOptions options;
+    options.io_timeout = 2s;
+    options.ready_timeout = 2s;
+    options.commit_timeout = 2s;
+    options.decide_timeout = 3s;
+    options.death_grace = 30ms;
+    options.rounds_max = 3;
+    options.downtime_max = 0ms;
+    return options;
+}
+
+Address test_address(const std::string& tag) {
+    return *parse_address("unix:/tmp/continuo-migration-" + std::to_string(::getpid()) + tag);
+}
+
+std::pair<kvm::Fd, kvm::Fd> pair() {
+    int fds[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    return {kvm::Fd{fds[0]}, kvm::Fd{fds[1]}};
+}
+
+struct Both {
+    SourceOutcome source;
+    DestinationOutcome destination;
+};
+
+/// Both sides over a socketpair, without a way to ask again.
+Both migrate(FakeSource& source, FakeDestination& destination, const MigrationOptions& options) {
+    auto [a, b] = pair();
+    std::optional<DestinationOutcome> arrived;
+    std::thread other{[&, fd = std::move(b)]() mutable {
+        arrived = receive_vm(std::move(fd), destination, {}, options);
+    }};
+    SourceOutcome sent = send_vm(std::move(a), source, {}, options);
+    other.join();
+    return {std::move(sent), std::move(*arrived)};
+}
+
+void expect_one_runs(const World& world) {
+    EXPECT_EQ(world.both_ran, 0);
+    EXPECT_EQ(world.source_runs + world.destination_runs, 1);
+}
+
+TEST(Migration, MovesAllMemoryAndOneVmRuns) {
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    const Both both = migrate(source, destination, quick());
+    ASSERT_TRUE(std::holds_alternative<Moved>(both.source));
+    ASSERT_TRUE(std::holds_alternative<Arrived>(both.destination));
+    EXPECT_EQ(std::memcmp(world->source_memory, world->destination_memory, kPages * kPageBytes), 0);
+    EXPECT_EQ(world->destination_runs, 1);
+    EXPECT_TRUE(source.destroyed);
+    expect_one_runs(*world);
+    const MigrationStats& stats = std::get<Moved>(both.source).stats;
+    EXPECT_EQ(stats.rounds, 3u);
+    EXPECT_GT(stats.zero_pages, 0u);
+    EXPECT_GT(stats.last_pages, 0u);
+}
+
+TEST(Migration, AFailureOfEitherVmLeavesTheSourceRunning) {
+    for (const char* at : {"stop", "capture", "save", "create", "load", "run"}) {
+        SharedWorld world;
+        FakeSource source{*world};
+        FakeDestination destination{*world};
+        source.fail_at = destination.fail_at = at;
+        const Both both = migrate(source, destination, quick());
+        ASSERT_TRUE(std::holds_alternative<Kept>(both.source)) << at;
+        const std::string reason = std::get<Kept>(both.source).reason.message();
+        EXPECT_NE(reason.find(at), std::string::npos) << reason;
+        EXPECT_TRUE(std::holds_alternative<Discarded>(both.destination)) << at;
+        EXPECT_EQ(world->source_runs, 1) << at;
+        EXPECT_FALSE(source.logging) << at;
+        expect_one_runs(*world);
+    }
+}
+
+/// Relays a connection; closes both directions after `limit` bytes in one of them.
+class Proxy {
+  public:
+    Proxy(kvm::Fd source, kvm::Fd destination, bool limit_from_source, std::size_t limit)
+        : source_{std::move(source)},
+          destination_{std::move(destination)},
+          limit_from_source_{limit_from_source},
+          limit_{limit},
+          thread_{[this] { run(); }} {}
+    ~Proxy() { thread_.join(); }
+    std::size_t from_source = 0;
+    std::size_t from_destination = 0;
+
+  private:
+    bool relay(const kvm::Fd& from, const kvm::Fd& to, std::size_t& count, bool limited) {
+        char buffer[2048];
+        std::size_t room = sizeof buffer;
+        if (limited) room = std::min(room, limit_ - count);
+        if (room == 0) return false;
+        const ssize_t got = ::recv(from.get(), buffer, room, 0);
+        if (got <= 0) return false;
+        const auto size = static_cast<std::size_t>(got);
+        if (::send(to.get(), buffer, size, MSG_NOSIGNAL) != got) return false;
+        count += size;
+        return !limited || count < limit_;
+    }
+    void run() {
+        for (;;) {
+            pollfd fds[] = {{source_.get(), POLLIN, 0}, {destination_.get(), POLLIN, 0}};
+            ::poll(fds, 2, 5000);
+            if (fds[0].revents == 0 && fds[1].revents == 0) break;
+            if (fds[0].revents != 0 &&
+                !relay(source_, destination_, from_source, limit_from_source_))
+                break;
+            if (fds[1].revents != 0 &&
+                !relay(destination_, source_, from_destination, !limit_from_source_))
+                break;
+        }
+        source_.reset();
+        destination_.reset();
+    }
+    kvm::Fd source_;
+    kvm::Fd destination_;
+    bool limit_from_source_;
+    std::size_t limit_;
+    std::thread thread_;
+};
+
+struct CutResult {
+    std::size_t from_source = 0;
+    std::size_t from_destination = 0;
+    bool undecided = false;
+};
+
+/// One migration through a proxy that closes at a byte.
+CutResult cut_at(bool from_source, std::size_t limit, bool may_ask) {
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    MigrationOptions options = quick();
+    options.rounds_max = 2;
+    if (!may_ask) options.decide_timeout = 60ms;
+    const Address address = test_address("-cut");
+    auto receiver = Receiver::open(address);
+    EXPECT_TRUE(receiver) << receiver.error().message();
+    std::optional<Result<DestinationOutcome>> arrived;
+    std::thread other{[&] { arrived = (*receiver)->receive(destination, options, 500ms); }};
+    CutResult result;
+    std::optional<SourceOutcome> sent;
+    {
+        auto [mine, proxied] = pair();
+        auto onward = connect_to(address, 1s);
+        EXPECT_TRUE(onward);
+        Proxy proxy{std::move(proxied), std::move(*onward), from_source, limit};
+        std::function<Result<kvm::Fd>()> again;
+        if (may_ask) again = [&] { return connect_to(address, 1s); };
+        sent = send_vm(std::move(mine), source, again, options);
+        result.undecided = std::holds_alternative<Undecided>(*sent);
+        other.join();
+        result.from_source = proxy.from_source;
+        result.from_destination = proxy.from_destination;
+    }
+    EXPECT_EQ(world->both_ran, 0) << limit;
+    const int running = world->source_runs + world->destination_runs;
+    if (result.undecided) {
+        EXPECT_LE(running, 1) << limit;
+        EXPECT_FALSE(may_ask) << limit;
+        EXPECT_FALSE(source.destroyed) << "kept whole for the operator";
+    } else {
+        EXPECT_EQ(running, 1) << "cut at byte " << limit << " from "
+                              << (from_source ? "source" : "destination");
+        EXPECT_EQ(std::holds_alternative<Moved>(*sent), world->destination_runs == 1);
+    }
+    if (world->destination_runs == 1) {
+        EXPECT_EQ(std::memcmp(world->source_memory, world->destination_memory, kPages * kPageBytes),
+                  0);
+    }
+    return result;
+}
+
+TEST(Migration, AStreamThatEndsAtAnyByteLeavesOneVm) {
+    const CutResult whole = cut_at(true, std::size_t{1} << 40, true);
+    ASSERT_GT(whole.from_source, 1000u);
+    // Everything near the hand-over, byte by byte; the long middle in strides.
+    const std::size_t end = whole.from_source;
+    for (std::size_t limit = 30; limit + 150 < end; limit += 3001)
+        cut_at(true, limit, true);
+    for (std::size_t limit = end - 150; limit <= end; ++limit)
+        cut_at(true, limit, true);
+    for (std::size_t limit = 1; limit <= whole.from_destination; ++limit)
+        cut_at(false, limit, true);
+}
+
+TEST(Migration, WithoutAWayToAskTheSourceWaitsForTheOperator) {
+    const CutResult whole = cut_at(true, std::size_t{1} << 40, false);
+    int undecided = 0;
+    for (std::size_t limit = whole.from_destination - 30; limit < whole.from_destination; ++limit)
+        undecided += cut_at(false, limit, false).undecided ? 1 : 0;
+    EXPECT_GT(undecided, 0);
+}
+
+TEST(Migration, ASecondSourceIsToldThatTheSocketIsBusy) {
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    const Address address = test_address("-busy");
+    auto receiver = Receiver::open(address);
+    ASSERT_TRUE(receiver);
+    EXPECT_EQ((*receiver)->receive(destination, quick(), 10ms).error().code, ErrorCode::kTimeout);
+    std::thread other{[&] { (void)(*receiver)->receive(destination, quick(), 5s); }};
+    auto first = connect_to(address, 1s);
+    ASSERT_TRUE(first);
+    SourceOutcome sent = send_vm(std::move(*first), source, {}, quick());
+    other.join();
+    ASSERT_TRUE(std::holds_alternative<Moved>(sent));
+
+    SharedWorld second_world;
+    FakeSource second{*second_world};
+    auto late = connect_to(address, 1s);
+    ASSERT_TRUE(late);
+    const SourceOutcome refused = send_vm(std::move(*late), second, {}, quick());
+    ASSERT_TRUE(std::holds_alternative<Kept>(refused));
+    EXPECT_EQ(std::get<Kept>(refused).reason.code, ErrorCode::kBusy);
+    EXPECT_EQ(second_world->source_runs, 1);
+}
+
+TEST(Migration, FramesThatMayNotComeAreRefused) {
+    // Whatever order a hostile source chooses, the destination never runs without COMMIT.
+    std::mt19937_64 random{17};
+    MigrationOptions options = quick();
+    options.commit_timeout = options.io_timeout = 200ms;
+    for (int round = 0; round < 60; ++round) {
+        SharedWorld world;
+        FakeDestination destination{*world};
+        auto [a, b] = pair();
+        std::thread other{[&, fd = std::move(b)]() mutable {
+            const auto outcome = receive_vm(std::move(fd), destination, {}, options);
+            EXPECT_TRUE(std::holds_alternative<Discarded>(outcome));
+        }};
+        FrameStream stream{std::move(a)};
+        const Bytes hello = encode_hello({new_migration_id(), this_process(), Bytes(3)});
+        if (round % 4 != 0) (void)stream.send(FrameType::kHello, hello, after(1s));
+        for (int i = 0; i < 6; ++i) {
+            auto type = static_cast<FrameType>(1 + random() % 17);
+            if (type == FrameType::kComplete) type = FrameType::kCommit;
+            (void)stream.send(type, Bytes(random() % 20), after(1s));
+        }
+        stream.close();
+        other.join();
+        EXPECT_EQ(world->destination_runs, 0);
+    }
+}
+
+// ---- Death of a process at every step ----
+
+bool wait_until(const std::function<bool()>& holds, std::chrono::milliseconds limit) {
+    const auto until = after(limit);
+    while (!holds()) {
+        if (std::chrono::steady_clock::now() > until) return false;
+        std::this_thread::sleep_for(2ms);
+    }
+    return true;
+}
+
+/// Dies at a step, and its VM with it.
+StepObserver die_at(Step step, std::atomic<int>& own_vm_runs) {
+    return [step, &own_vm_runs](Step now) {
+        if (now != step) return;
+        own_vm_runs = 0;
+        ::raise(SIGKILL);
+    };
+}
+
+[[noreturn]] void destination_process(World& world, const Address& address, int port_pipe,
+                                      std::optional<Step> die) {
+    MigrationOptions options = quick();
+    options.death_grace = 3s;
+    if (die) options.observer = die_at(*die, world.destination_runs);
+    FakeDestination vm{world};
+    auto receiver = Receiver::open(address);
+    if (!receiver) _exit(3);
+    const auto port = static_cast<std::uint16_t>(
+        address.kind == Address::Kind::kTcp ? std::stoul((*receiver)->address().port) : 0);
+    if (::write(port_pipe, &port, sizeof port) != sizeof port) _exit(4);
+    auto outcome = (*receiver)->receive(vm, options, 700ms);
+    if (outcome) {
+        if (const auto* arrived = std::get_if<Arrived>(&*outcome))
+            world.taken_over = arrived->taken_over ? 1 : 0;
+        world.destination_done = static_cast<int>(outcome->index()) + 1;
+    } else {
+        world.destination_done = 99;
+    }
+    for (;;)
+        ::pause();
+}
+
+[[noreturn]] void source_process(World& world, const Address& address, std::optional<Step> die) {
+    MigrationOptions options = quick();
+    if (die) options.observer = die_at(*die, world.source_runs);
+    FakeSource vm{world};
+    auto connection = connect_to(address, 2s);
+    if (!connection) _exit(5);
+    const auto outcome = send_vm(
+        std::move(*connection), vm, [&] { return connect_to(address, 1s); }, options);
+    world.source_done = static_cast<int>(outcome.index()) + 1;
+    for (;;)
+        ::pause();
+}
+
+bool is_source_step(Step step) {
+    return step < Step::kDestinationWelcome;
+}
+
+/// Two processes; one of them kills itself at `step`.
+void kill_at(Step step, Address address) {
+    SharedWorld world;
+    int port_pipe[2];
+    ASSERT_EQ(::pipe(port_pipe), 0);
+    const auto die = [&](bool source) {
+        return is_source_step(step) == source ? std::optional{step} : std::nullopt;
+    };
+    const pid_t destination = ::fork();
+    if (destination == 0) destination_process(*world, address, port_pipe[1], die(false));
+    std::uint16_t port = 0;
+    ASSERT_EQ(::read(port_pipe[0], &port, sizeof port), static_cast<ssize_t>(sizeof port));
+    if (port != 0) address.port = std::to_string(port);
+    const pid_t source = ::fork();
+    if (source == 0) source_process(*world, address, die(true));
+
+    const pid_t victim = is_source_step(step) ? source : destination;
+    int status = 0;
+    ASSERT_TRUE(wait_until([&] { return ::waitpid(victim, &status, WNOHANG) == victim; }, 10s))
+        << name(step) << " was never reached";
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << name(step);
+    std::atomic<int>& done = victim == source ? world->destination_done : world->source_done;
+    ASSERT_TRUE(wait_until([&] { return done != 0; }, 10s)) << name(step);
+    const int survivors = victim == source ? world->destination_runs : world->source_runs;
+
+    EXPECT_EQ(world->both_ran, 0) << name(step);
+    if (victim == source) {
+        // Before COMPLETE was sent the destination has not the whole VM: it dies with its process,
+        // as it would have without a migration. From then on it goes on at the destination.
+        const bool whole = step > Step::kSourceComplete;
+        EXPECT_EQ(survivors, whole ? 1 : 0) << name(step);
+        if (whole) {
+            EXPECT_EQ(
+                std::memcmp(world->source_memory, world->destination_memory, kPages * kPageBytes),
+                0)
+                << name(step);
+        }
+    } else {
+        // Until the source has heard that it runs, the source's VM is kept.
+        EXPECT_EQ(survivors, step == Step::kDestinationAwaitDone ? 0 : 1) << name(step);
+    }
+    const pid_t survivor = victim == source ? destination : source;
+    ::kill(survivor, SIGKILL);
+    ::waitpid(survivor, nullptr, 0);
+    ::close(port_pipe[0]);
+    ::close(port_pipe[1]);
+    if (address.kind == Address::Kind::kUnix) ::unlink(address.path.c_str());
+}
+
+class DeathAtEachStep : public testing::TestWithParam<int> {};
+
+TEST_P(DeathAtEachStep, OverAUnixSocket) {
+    kill_at(static_cast<Step>(GetParam()), test_address("-kill"));
+}
+
+TEST_P(DeathAtEachStep, OverTcp) {
+    kill_at(static_cast<Step>(GetParam()), *parse_address("tcp:127.0.0.1:0"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Steps, DeathAtEachStep,
+                         testing::Range(0, static_cast<int>(Step::kStepCount)),
+                         [](const auto& step) {
+                             std::string text{name(static_cast<Step>(step.param))};
+                             std::replace(text.begin(), text.end(), '-', '_');
+                             return text;
+                         });
+
+}  // namespace
+}  // namespace continuo::vmm

@@ -1,0 +1,361 @@
+// The source's side of a migration.
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "continuo/vmm/migration.h"
+#include "protocol.h"
+
+namespace continuo::vmm {
+
+namespace {
+
+using state::Error;
+using state::ErrorCode;
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kAskAgain{50};
+constexpr std::chrono::milliseconds kAskTimeout{2'000};
+
+/// Every byte equals the one before it, and the first is zero.
+bool is_zero(std::span<const std::byte> page) {
+    return page[0] == std::byte{0} &&
+           std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
+/// Collects pages into frames.
+class PageSender {
+  public:
+    PageSender(FrameStream& stream, std::span<const std::byte> memory,
+               const MigrationOptions& options, MigrationStats& stats)
+        : stream_{stream}, memory_{memory}, options_{options}, stats_{stats} {}
+
+    Status add(std::uint64_t page, bool skip_zero) {
+        const auto from = memory_.subspan(page * kPageBytes, kPageBytes);
+        // A copy first: the guest may write the page between the look and the sending.
+        const std::size_t had = data_.size();
+        data_.insert(data_.end(), from.begin(), from.end());
+        const bool zero = is_zero(std::span{data_}.subspan(had));
+        if (zero) data_.resize(had);
+        if (zero && skip_zero) return {};
+        entries_.push_back(page << 1 | (zero ? 0 : kPageHasData));
+        ++(zero ? stats_.zero_pages : stats_.pages_sent);
+        return entries_.size() == kPagesAFrame ? flush() : Status{};
+    }
+
+    Status flush() {
+        if (entries_.empty()) return {};
+        const Bytes payload = PayloadWriter{}
+                                  .put(static_cast<std::uint32_t>(entries_.size()))
+                                  .put(std::uint32_t{0})
+                                  .put_bytes(std::as_bytes(std::span{entries_}))
+                                  .put_bytes(data_)
+                                  .take();
+        entries_.clear();
+        data_.clear();
+        return stream_.send(FrameType::kPages, payload, after(options_.io_timeout));
+    }
+
+  private:
+    FrameStream& stream_;
+    std::span<const std::byte> memory_;
+    const MigrationOptions& options_;
+    MigrationStats& stats_;
+    std::vector<std::uint64_t> entries_;
+    Bytes data_;
+};
+
+class Source {
+  public:
+    Source(kvm::Fd connection, SourceVm& vm, const std::function<Result<kvm::Fd>()>& reconnect,
+           const MigrationOptions& options)
+        : stream_{std::move(connection)}, vm_{vm}, reconnect_{reconnect}, options_{options} {}
+
+    SourceOutcome run() {
+        started_ = Clock::now();
+        if (auto ready = up_to_ready(); !ready) return keep(std::move(ready.error()));
+        // From here on the VM may be the destination's: whatever happens, it runs here again only
+        // where the destination says that it has none, or is dead.
+        step(Step::kSourceCommit);
+        auto handed_over = commit();
+        if (!handed_over) return decide(std::move(handed_over.error()));
+        return moved();
+    }
+
+  private:
+    void step(Step which) const {
+        if (options_.observer) options_.observer(which);
+    }
+    Deadline io_deadline() const { return after(options_.io_timeout); }
+    Status send(FrameType type, std::span<const std::byte> payload = {}) {
+        return stream_.send(type, payload, io_deadline());
+    }
+
+    Status up_to_ready() {
+        if (auto done = greet(); !done) return done;
+        if (auto done = vm_.log_dirty_pages(true); !done) return done;
+        logging_ = true;
+        if (auto done = copy_while_running(); !done) return done;
+        if (auto done = copy_stopped(); !done) return done;
+        step(Step::kSourceAwaitReady);
+        auto ready = expect_frame(stream_, FrameType::kReady, after(options_.ready_timeout));
+        if (!ready) return tl::unexpected(std::move(ready.error()));
+        return {};
+    }
+
+    Status greet() {
+        step(Step::kSourceHello);
+        ProcessIdentity self = this_process();
+        open_life_port(self);
+        const Bytes hello = encode_hello({id_, self, vm_.shape()});
+        if (auto done = send(FrameType::kHello, hello); !done) return done;
+        auto frame = expect_frame(stream_, FrameType::kWelcome, after(options_.ready_timeout));
+        if (!frame) return tl::unexpected(std::move(frame.error()));
+        const auto welcome = decode_welcome(frame->payload);
+        if (!welcome) return tl::unexpected(welcome.error());
+        if (welcome->id != id_)
+            return state::fail(ErrorCode::kPeer, "WELCOME frame", "it answers another migration");
+        destination_ = ProcessWatch::on(welcome->process);
+        return {};
+    }
+
+    /// A port that listens exactly as long as this process lives: a destination on another host can
+    /// tell by it, where the connection breaks, whether we died.
+    void open_life_port(ProcessIdentity& self) {
+        sockaddr_storage storage{};
+        socklen_t length = sizeof storage;
+        if (::getsockname(stream_.fd(), reinterpret_cast<sockaddr*>(&storage), &length) != 0)
+            return;
+        if (storage.ss_family != AF_INET && storage.ss_family != AF_INET6) return;
+        const Address any{Address::Kind::kTcp, "",
+                          storage.ss_family == AF_INET ? "0.0.0.0" : "::", "0"};
+        auto listener = listen_on(any);
+        if (!listener) return;
+        const auto port = port_of(*listener);
+        if (!port) return;
+        self.life_port = *port;
+        life_port_ = std::move(*listener);
+    }
+
+    Status send_pages(const std::vector<std::uint64_t>& bitmap, bool first) {
+        PageSender pages{stream_, vm_.memory(), options_, stats_};
+        const std::uint64_t count = vm_.memory().size() / kPageBytes;
+        for (std::size_t word = 0; word < bitmap.size(); ++word) {
+            for (std::uint64_t bits = bitmap[word]; bits != 0; bits &= bits - 1) {
+                const std::uint64_t page =
+                    word * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
+                if (page >= count) break;
+                if (auto done = pages.add(page, first); !done) return done;
+            }
+        }
+        return pages.flush();
+    }
+
+    static std::uint64_t count_pages(const std::vector<std::uint64_t>& bitmap) {
+        std::uint64_t count = 0;
+        for (const std::uint64_t word : bitmap)
+            count += static_cast<std::uint64_t>(std::popcount(word));
+        return count;
+    }
+
+    Status one_round(const std::vector<std::uint64_t>& bitmap) {
+        step(Step::kSourceRound);
+        const auto began = Clock::now();
+        const std::uint64_t bytes_before = stream_.bytes_sent();
+        if (auto done = send_pages(bitmap, stats_.rounds == 0); !done) return done;
+        const Bytes number = PayloadWriter{}.put(stats_.rounds).take();
+        if (auto done = send(FrameType::kRoundEnd, number); !done) return done;
+        const std::chrono::duration<double> took = Clock::now() - began;
+        const auto sent = static_cast<double>(stream_.bytes_sent() - bytes_before);
+        // Short rounds say little about the speed; what they took is mostly waiting.
+        if (sent > 1e5 && took.count() > 0) bytes_a_second_ = sent / took.count();
+        ++stats_.rounds;
+        return {};
+    }
+
+    Status copy_while_running() {
+        const std::uint64_t pages = vm_.memory().size() / kPageBytes;
+        dirty_.assign((pages + 63) / 64, ~std::uint64_t{0});
+        for (;;) {
+            if (auto done = one_round(dirty_); !done) return done;
+            if (stream_.readable()) {
+                auto word = stream_.receive(io_deadline());
+                if (!word) return tl::unexpected(std::move(word.error()));
+                if (word->type == FrameType::kFail)
+                    return tl::unexpected(decode_failure(word->payload));
+                return unexpected_frame(word->type, "nothing");
+            }
+            if (auto done = vm_.fetch_dirty_pages(dirty_); !done) return done;
+            if (stats_.rounds >= options_.rounds_max || rest_fits_downtime()) return {};
+        }
+    }
+
+    bool rest_fits_downtime() const {
+        const double rest = static_cast<double>(count_pages(dirty_) * kPageBytes);
+        const std::chrono::duration<double> limit = options_.downtime_max;
+        return rest <= bytes_a_second_ * limit.count();
+    }
+
+    Status copy_stopped() {
+        step(Step::kSourceStop);
+        stopped_at_ = Clock::now();
+        stopped_ = true;
+        if (auto done = vm_.stop(); !done) return done;
+        auto clocks = vm_.capture_clocks();
+        if (!clocks) return tl::unexpected(std::move(clocks.error()));
+        if (auto done = send(FrameType::kStopped); !done) return done;
+
+        step(Step::kSourceLastPages);
+        // The pages that the last look at the log has left, and those dirtied since.
+        std::vector<std::uint64_t> late;
+        if (auto done = vm_.fetch_dirty_pages(late); !done) return done;
+        for (std::size_t i = 0; i < std::min(late.size(), dirty_.size()); ++i)
+            dirty_[i] |= late[i];
+        const std::uint64_t sent_before = stats_.pages_sent + stats_.zero_pages;
+        if (auto done = send_pages(dirty_, false); !done) return done;
+        stats_.last_pages = stats_.pages_sent + stats_.zero_pages - sent_before;
+
+        step(Step::kSourceState);
+        auto state = vm_.save_state();
+        if (!state) return tl::unexpected(std::move(state.error()));
+        if (auto done = send(FrameType::kState, *state); !done) return done;
+        if (auto done = send(FrameType::kClocks, *clocks); !done) return done;
+        step(Step::kSourceComplete);
+        return send(FrameType::kComplete);
+    }
+
+    /// A failure before COMMIT: the VM goes on here.
+    SourceOutcome keep(Error reason) {
+        // A destination that gave up has said why before it closed.
+        if (reason.code == ErrorCode::kPeer && stream_.readable()) {
+            auto last_word = stream_.receive(after(std::chrono::milliseconds{200}));
+            if (last_word && last_word->type == FrameType::kFail)
+                reason = decode_failure(last_word->payload);
+        }
+        (void)stream_.send(FrameType::kFail, encode_failure(reason), after(kAskTimeout));
+        stream_.close();
+        return resume_here(std::move(reason));
+    }
+
+    SourceOutcome resume_here(Error reason) {
+        if (logging_) (void)vm_.log_dirty_pages(false);
+        if (stopped_) {
+            if (auto resumed = vm_.resume(); !resumed) return Undecided{std::move(resumed.error())};
+        }
+        return Kept{std::move(reason)};
+    }
+
+    Status commit() {
+        if (auto done = stream_.send(FrameType::kCommit, {}, io_deadline()); !done) return done;
+        step(Step::kSourceAwaitRunning);
+        auto frame = stream_.receive(after(options_.ready_timeout));
+        if (!frame) return tl::unexpected(std::move(frame.error()));
+        if (frame->type == FrameType::kRunning) return {};
+        if (frame->type != FrameType::kFail) return unexpected_frame(frame->type, "RUNNING");
+        // Said after the destination has discarded its VM, never before.
+        destination_failed_ = true;
+        return tl::unexpected(decode_failure(frame->payload));
+    }
+
+    SourceOutcome moved() {
+        stats_.downtime = Clock::now() - stopped_at_;
+        step(Step::kSourceDestroy);
+        vm_.destroy();
+        step(Step::kSourceDone);
+        (void)stream_.send(FrameType::kDone, {}, after(kAskTimeout));
+        stats_.total = Clock::now() - started_;
+        stats_.bytes = stream_.bytes_sent();
+        return Moved{stats_};
+    }
+
+    /// COMMIT may have arrived or not. Asks until the destination knows, or is dead.
+    SourceOutcome decide(Error reason) {
+        stream_.close();
+        if (destination_failed_) return resume_here(std::move(reason));
+        const auto until = after(options_.decide_timeout);
+        do {
+            if (destination_.life() == Life::kDead) return resume_here(std::move(reason));
+            switch (ask()) {
+                case DestinationStatus::kRunning:
+                    return moved();
+                case DestinationStatus::kDiscarded:
+                    return resume_here(std::move(reason));
+                default:
+                    break;
+            }
+            (void)destination_.wait(kAskAgain);
+            if (destination_.life() == Life::kUnknown) std::this_thread::sleep_for(kAskAgain);
+        } while (Clock::now() < until);
+        reason.what += "; whether the destination runs the VM could not be found out";
+        reason.advice =
+            "the VM is whole and stands still here: resume it only if you know that the "
+            "destination does not run it";
+        return Undecided{std::move(reason)};
+    }
+
+    /// kUnknown where there is no answer.
+    DestinationStatus ask() {
+        if (!reconnect_) return DestinationStatus::kUnknown;
+        auto connection = reconnect_();
+        if (!connection) {
+            return connection.error().sys_errno == ECONNREFUSED ? not_there()
+                                                                : DestinationStatus::kUnknown;
+        }
+        const auto status = ask_status(std::move(*connection), id_, kAskTimeout);
+        if (!status) return DestinationStatus::kUnknown;
+        return *status == DestinationStatus::kUnknown ? not_there() : *status;
+    }
+
+    /// Nobody listens there any more, or somebody who does not know this migration: the process
+    /// that had our VM is gone. Unless we can see that it is not.
+    DestinationStatus not_there() const {
+        return destination_.life() == Life::kAlive ? DestinationStatus::kUnknown
+                                                   : DestinationStatus::kDiscarded;
+    }
+
+    const MigrationId id_ = new_migration_id();
+    FrameStream stream_;
+    SourceVm& vm_;
+    const std::function<Result<kvm::Fd>()>& reconnect_;
+    const MigrationOptions& options_;
+    ProcessWatch destination_;
+    kvm::Fd life_port_;
+    MigrationStats stats_;
+    std::vector<std::uint64_t> dirty_;
+    double bytes_a_second_ = 1e8;
+    bool logging_ = false;
+    bool stopped_ = false;
+    bool destination_failed_ = false;
+    Clock::time_point started_;
+    Clock::time_point stopped_at_;
+};
+
+}  // namespace
+
+SourceOutcome send_vm(kvm::Fd connection, SourceVm& vm,
+                      const std::function<Result<kvm::Fd>()>& reconnect,
+                      const MigrationOptions& options) {
+    return Source{std::move(connection), vm, reconnect, options}.run();
+}
+
+Result<DestinationStatus> ask_status(kvm::Fd connection, const MigrationId& id,
+                                     std::chrono::milliseconds timeout) {
+    FrameStream stream{std::move(connection)};
+    const Bytes query = PayloadWriter{}.put(id).take();
+    if (auto sent = stream.send(FrameType::kStatusQuery, query, after(timeout)); !sent)
+        return tl::unexpected(std::move(sent.error()));
+    auto frame = expect_frame(stream, FrameType::kStatus, after(timeout));
+    if (!frame) return tl::unexpected(std::move(frame.error()));
+    PayloadReader in{frame->payload};
+    const auto answered = in.get<MigrationId>();
+    const auto status = in.get<std::uint32_t>();
+    const bool known = status <= static_cast<std::uint32_t>(DestinationStatus::kDiscarded);
+    if (!in.complete() || answered != id || !known)
+        return state::fail(ErrorCode::kMalformed, "STATUS frame", "it answers something else");
+    return static_cast<DestinationStatus>(status);
+}
+
+}  // namespace continuo::vmm

@@ -1,4 +1,7 @@
+#include <utility>
+
 #include "continuo/machine/migration.h"
+#include "continuo/state/codec.h"
 #include "continuo/time/tsc_scale.h"
 
 namespace continuo::machine {
@@ -139,6 +142,8 @@ Result<Record> capture(Machine& machine) {
     auto kvmclock = capture_kvmclock(machine, record, facts->counter_frequency);
     if (!kvmclock) return tl::unexpected(kvmclock.error());
     record.kvmclock = *kvmclock;
+    // Much of it was the guest's to write: what encode() would abort on must end here, as an error.
+    if (auto valid = state::check(record); !valid) return tl::unexpected(std::move(valid.error()));
     return record;
 }
 

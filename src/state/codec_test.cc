@@ -348,6 +348,13 @@ TEST(Codec, OneVcpuOverTheLimitIsRefused) {
     EXPECT_NE(error.what.find("4096"), std::string::npos);
 }
 
+TEST(Codec, RoomIsMadeForNoMoreVcpusThanTheBytesCanHold) {
+    const Blob blob = encode(sample::many_vcpus(3));
+    const auto decoded = decode(blob);
+    ASSERT_TRUE(decoded);
+    EXPECT_LE(decoded->vcpus.capacity(), blob.size() / wire::kVcpuFieldBytes);
+}
+
 TEST(Codec, AFullBlobOfUnknownFieldsIsReadInOneGo) {
     Blob blob = encode(sample::two_vcpus());
     while (blob.size() + 4 <= kRecordBytesMax)

@@ -24,6 +24,7 @@ struct Invocation {
     std::function<Result<ExitCode>()> run;
 };
 
+void add_doctor(CLI::App& program, Invocation& invocation);
 void add_scale(CLI::App& program, Invocation& invocation);
 void add_inspect(CLI::App& program, Invocation& invocation);
 void add_plan(CLI::App& program, Invocation& invocation);

@@ -10,7 +10,7 @@ import unittest
 from continuo_program import KERNEL, PROGRAM, ROOT, USAGE, document, error_of, json_of, run
 
 COMMANDS = [("scale",), ("inspect",), ("inspect", "pvclock"), ("inspect", "wallclock"), ("inspect", "vmclock"),
-            ("inspect", "record"), ("plan",), ("version",)]
+            ("inspect", "record"), ("plan",), ("version",), ("doctor",)]
 
 
 class Help(unittest.TestCase):

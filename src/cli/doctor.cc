@@ -1,0 +1,178 @@
+// continuo doctor: what this host can do for a guest's clocks, each control proven by its effect.
+#include "continuo/kvm/doctor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "command.h"
+#include "continuo/state/plan.h"
+#include "doctor_report.h"
+#include "number.h"
+#include "progress.h"
+#include "text.h"
+
+namespace continuo::cli {
+
+namespace {
+
+constexpr const char* kExample =
+    "Ends with 0 once the host has been examined, with 5 where it has no usable KVM; with --check\n"
+    "also with 1 where the verdict is anything but exact. The JSON's \"destination\" is this host "
+    "as\n"
+    "`continuo plan` takes it.\n"
+    "Example:\n"
+    "  $ continuo doctor\n"
+    "  $ continuo doctor --json | jq .destination >here.json\n"
+    "  $ lab/continuo-lab run -- build/continuo doctor\n";
+
+struct Options {
+    std::string device = "/dev/kvm";
+    std::string time_limit;
+    bool check = false;
+    bool json = false;
+};
+
+Result<kvm::DoctorReport> examine(const Options& options) {
+    kvm::DoctorOptions how;
+    if (!options.time_limit.empty()) {
+        const auto limit = parse_duration("--time-limit", options.time_limit);
+        if (!limit) return tl::unexpected(limit.error());
+        how.time_limit_ms = *limit / 1'000'000;
+    }
+    const auto system = kvm::System::open(options.device);
+    if (!system) return kvm::no_kvm_report(system.error());
+    progress("examining this host with tiny guests ...");
+    return kvm::examine(*system, how);
+}
+
+Json check_json(const kvm::DoctorCheck& check) {
+    Json json;
+    json["id"] = check.id;
+    json["title"] = check.title;
+    json["requirement"] = check.requirement;
+    json["state"] = name(check.state);
+    json["evidence"] = check.evidence;
+    json["consequence"] = check.consequence;
+    return json;
+}
+
+bool works(const kvm::DoctorReport& report, std::string_view id) {
+    return std::any_of(report.checks.begin(), report.checks.end(), [&](const auto& check) {
+        return check.id == id && check.state == kvm::CheckState::kWorks;
+    });
+}
+
+/// This host as a planner's destination, now; null where TAI cannot be read.
+Json destination_json(const kvm::DoctorReport& report) {
+    if (!report.host) return nullptr;
+    const auto anchor = kvm::tai_anchor(report.host->frequency());
+    if (!anchor) return nullptr;
+    state::Destination destination;
+    destination.identity = report.host->identity;
+    destination.anchor = *anchor;
+    destination.scaling_frac_bits = report.host->scaling_frac_bits;
+    destination.vcpu_count = state::kVcpusMax;
+    destination.masterclock = works(report, "masterclock");
+    destination.quirks = report.quirks;
+    return state::destination_to_json(destination);
+}
+
+std::string quirk_names(state::Quirks quirks) {
+    std::string names;
+    for (const state::Quirk quirk : state::kAllQuirks)
+        if (has(quirks, quirk))
+            names += (names.empty() ? "" : ", ") + std::string{state::name(quirk)};
+    return names.empty() ? "none" : names;
+}
+
+std::string host_text(const kvm::DoctorReport& report) {
+    if (!report.host) return wrapped(report.reason + ".", "  ", "  ");
+    Table table{{{""}, {""}}};
+    const auto& host = *report.host;
+    table.add({"kernel", host.identity.kernel});
+    table.add({"TSC", fmt::format("{} kHz, clocksource {}", grouped(std::uint64_t{host.tsc_khz}),
+                                  host.clocksource.empty() ? "unknown" : host.clocksource)});
+    table.add({"TSC scaling", host.scaling_frac_bits
+                                  ? fmt::format("{} fractional bits", *host.scaling_frac_bits)
+                                  : "none"});
+    table.add({"quirks", quirk_names(report.quirks)});
+    return table.text("  ");
+}
+
+std::string report_text(const kvm::DoctorReport& report) {
+    std::string text = fmt::format("Verdict: {}\n", name(report.verdict)) +
+                       wrapped(std::string{meaning(report.verdict)}, "  ", "  ") +
+                       host_text(report);
+    if (report.checks.empty()) return text;
+    Table table{{{"control"}, {"state"}, {"seen"}}};
+    std::string consequences;
+    for (const auto& check : report.checks) {
+        table.add({std::string{check.title}, std::string{name(check.state)}, check.evidence});
+        if (!check.consequence.empty())
+            consequences +=
+                wrapped(fmt::format("{}: {}", check.title, check.consequence), "  ", "    ");
+    }
+    text += "\n" + table.text();
+    if (!consequences.empty()) text += "\nWhat follows for a guest:\n" + consequences;
+    return text + fmt::format("\nExamined in {}.\n",
+                              show_ns(static_cast<std::int64_t>(report.duration_us) * 1000));
+}
+
+ExitCode code_of(const kvm::DoctorReport& report, bool check) {
+    if (report.verdict == kvm::Verdict::kNoKvm) return ExitCode::kUnsupported;
+    return check && report.verdict != kvm::Verdict::kExact ? ExitCode::kDoesNotHold
+                                                           : ExitCode::kDone;
+}
+
+Result<ExitCode> run(const Options& options) {
+    const auto report = examine(options);
+    if (!report) return tl::unexpected(report.error());
+    const ExitCode code = code_of(*report, options.check);
+    if (!options.json) return print_text(report_text(*report), code);
+    Json json = doctor_json(*report);
+    json["destination"] = destination_json(*report);
+    return print_json(json, code);
+}
+
+}  // namespace
+
+Json doctor_json(const kvm::DoctorReport& report) {
+    Json json;
+    json["schema"] = "continuo/doctor/1";
+    json["verdict"] = name(report.verdict);
+    json["meaning"] = meaning(report.verdict);
+    json["reason"] = report.reason;
+    json["kernel"] = report.host ? Json(report.host->identity.kernel) : Json(nullptr);
+    json["tsc_khz"] = report.host ? Json(report.host->tsc_khz) : Json(nullptr);
+    json["scaling_frac_bits"] = report.host && report.host->scaling_frac_bits
+                                    ? Json(*report.host->scaling_frac_bits)
+                                    : Json(nullptr);
+    json["clocksource"] = report.host ? Json(report.host->clocksource) : Json(nullptr);
+    json["quirks"] = Json::array();
+    for (const state::Quirk quirk : state::kAllQuirks)
+        if (has(report.quirks, quirk)) json["quirks"].push_back(state::name(quirk));
+    json["checks"] = Json::array();
+    for (const auto& check : report.checks)
+        json["checks"].push_back(check_json(check));
+    json["duration_us"] = report.duration_us;
+    return json;
+}
+
+void add_doctor(CLI::App& program, Invocation& invocation) {
+    const auto options = std::make_shared<Options>();
+    CLI::App* command =
+        add_command(program, invocation, "doctor",
+                    "Prove what this host can do for a guest's clocks", kExample, options, &run);
+    command->add_option("--device", options->device, "The KVM device (else /dev/kvm)")
+        ->type_name("PATH");
+    command
+        ->add_option("--time-limit", options->time_limit,
+                     "Begin no check after this time, such as 3s (else 10s)")
+        ->type_name("DURATION");
+    command->add_flag("--check", options->check, "End with 1 unless the verdict is exact");
+    add_json_flag(*command, options->json);
+}
+
+}  // namespace continuo::cli

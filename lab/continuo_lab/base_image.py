@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import BinaryIO, Iterable, List, Optional, Tuple
 
+from . import kvm_holder
 from .cpio import CpioWriter
 from .elf import Elf, NotElf
 from .errors import FETCH_FAILED, LabError
 from .packages import Apt, Package, candidate_version, unpack
 
-RECIPE = 2  # raise it when what is written here or what the host loads changes
+RECIPE = 3  # raise it when what is written here or what the host loads changes
 
 INIT = r"""#!/.lab/bin/sh
 # The first process of an emulated host. Three virtio ports lead out: 1 is the program's stdout,
@@ -55,6 +56,11 @@ if ! [ -c /dev/kvm ]; then
     echo "fail /dev/kvm did not appear; modules that failed:${failed:- none}" >&3
     poweroff -f
 fi
+# One VM stays open as long as the host is up: kvm_holder.py says why.
+mkfifo /.lab/held
+/.lab/bin/hold-kvm >/.lab/held 3>&- &
+holder=$!
+read -r held </.lab/held
 read -r up idle </proc/uptime
 echo "up $up" >&3
 
@@ -68,7 +74,7 @@ code=$?
 # What the program left running would hold its output open for ever.
 for process in /proc/[0-9]*; do
     case ${process#/proc/} in
-    1 | $relay_stdout | $relay_stderr) ;;
+    1 | $relay_stdout | $relay_stderr | $holder) ;;
     *) kill -9 "${process#/proc/}" 2>/dev/null ;;
     esac
 done
@@ -100,6 +106,7 @@ def write_base(
         archive.file(f"/.lab/modules/{name}.ko", content)
         order.append(name)
     archive.file("/.lab/modules/order", "".join(f"{name}\n" for name in order).encode())
+    archive.file("/.lab/bin/hold-kvm", kvm_holder.elf(), 0o755)
     archive.file("/.lab/init", INIT.encode(), 0o755)
     archive.finish()
 

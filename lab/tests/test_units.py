@@ -15,7 +15,7 @@ from unittest import mock
 LAB = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(LAB))
 
-from continuo_lab import cli, errors, requirements  # noqa: E402
+from continuo_lab import cli, errors, kvm_holder, requirements  # noqa: E402
 from continuo_lab.base_image import RECIPE  # noqa: E402
 from continuo_lab.cache import Cache, _point  # noqa: E402
 from continuo_lab.catalog import HOSTS, KERNELS  # noqa: E402
@@ -194,6 +194,25 @@ class Modules(unittest.TestCase):
         for size in range(len(good) - 24):  # the last 24 bytes are fields that nobody reads
             with self.assertRaises(NotElf):
                 Elf(good[:size]).section(b".modinfo")
+
+
+class Holder(unittest.TestCase):
+    @unittest.skipUnless(os.uname().machine == "x86_64", "the program is x86-64's")
+    def test_says_that_it_holds_and_stays(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "hold-kvm")
+            path.write_bytes(kvm_holder.elf())
+            path.chmod(0o755)
+            with subprocess.Popen([str(path)], stdout=subprocess.PIPE) as process:
+                self.assertEqual(process.stdout.read(5), b"held\n")
+                with self.assertRaises(subprocess.TimeoutExpired):
+                    process.wait(0.05)
+                process.kill()
+
+    def test_is_a_static_program(self):
+        elf = Elf(kvm_holder.elf())
+        self.assertEqual(elf.machine, 62)
+        self.assertFalse(elf.is_dynamic())
 
 
 class Resolving(unittest.TestCase):

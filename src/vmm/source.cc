@@ -207,6 +207,9 @@ class Source {
         auto clocks = vm_.capture_clocks();
         if (!clocks) return tl::unexpected(std::move(clocks.error()));
         if (auto done = send(FrameType::kStopped); !done) return done;
+        // Before the last look at the log: reading a vCPU's state may write into its memory.
+        auto state = vm_.save_state();
+        if (!state) return tl::unexpected(std::move(state.error()));
 
         step(Step::kSourceLastPages);
         // The pages that the last look at the log has left, and those dirtied since.
@@ -219,8 +222,6 @@ class Source {
         stats_.last_pages = stats_.pages_sent + stats_.zero_pages - sent_before;
 
         step(Step::kSourceState);
-        auto state = vm_.save_state();
-        if (!state) return tl::unexpected(std::move(state.error()));
         if (auto done = send(FrameType::kState, *state); !done) return done;
         if (auto done = send(FrameType::kClocks, *clocks); !done) return done;
         step(Step::kSourceComplete);

@@ -165,7 +165,8 @@ VirtualMachine::~VirtualMachine() {
         for (const kvm::Vcpu& vcpu : vcpus_)
             vcpu.set_immediate_exit(true);
     }
-    commanded_.notify_all();
+    for (Runner& runner : runners_)
+        runner.commanded.notify_one();
     kick_all();
     for (Runner& runner : runners_)
         if (runner.thread.joinable()) runner.thread.join();
@@ -176,17 +177,15 @@ void VirtualMachine::thread_main(std::uint32_t index) {
     Runner& self = runners_[index];
     std::unique_lock lock{mutex_};
     for (;;) {
-        commanded_.wait(lock, [&] { return phase_ == Phase::kQuit || self.seen != command_; });
+        self.commanded.wait(lock, [&] { return phase_ == Phase::kQuit || self.seen != command_; });
         if (phase_ == Phase::kQuit) return;
         self.seen = command_;
         if (phase_ == Phase::kJob) {
-            if (!job_only_ || *job_only_ == index) {
-                const auto* job = job_;
-                lock.unlock();
-                Status result = (*job)(vcpus_[index]);
-                lock.lock();
-                self.job_result = std::move(result);
-            }
+            const auto* job = job_;
+            lock.unlock();
+            Status result = (*job)(vcpus_[index]);
+            lock.lock();
+            self.job_result = std::move(result);
         } else if (phase_ == Phase::kRun) {
             // Under the mutex, as stop() sets it: a stop that came first is seen here, and one that
             // comes later finds immediate_exit clear and sets it. No kick is lost.
@@ -308,7 +307,8 @@ Status VirtualMachine::command_run(std::optional<HostCount> gate) {
         ++command_;
     }
     running_ = true;
-    commanded_.notify_all();
+    for (Runner& runner : runners_)
+        runner.commanded.notify_one();
     return {};
 }
 
@@ -370,11 +370,17 @@ Status VirtualMachine::run_jobs(std::optional<std::uint32_t> only,
     for (Runner& runner : runners_)
         runner.job_result = {};
     job_ = &job;
-    job_only_ = only;
     phase_ = Phase::kJob;
-    busy_ = config_.vcpus;
+    busy_ = 0;
     ++command_;
-    commanded_.notify_all();
+    for (std::uint32_t i = 0; i < runners_.size(); ++i) {
+        if (only && *only != i) {
+            runners_[i].seen = command_;
+            continue;
+        }
+        ++busy_;
+        runners_[i].commanded.notify_one();
+    }
     done_.wait(lock, [&] { return busy_ == 0; });
     phase_ = Phase::kStopped;
     job_ = nullptr;
@@ -412,10 +418,21 @@ Status VirtualMachine::log_dirty_pages(bool on) {
     return vm_->set_memory(0, *memory_, on);
 }
 
+void VirtualMachine::mark_dirty(std::uint64_t gpa) {
+    std::lock_guard lock{mutex_};
+    marked_pages_.push_back(gpa / kvm::kPageSize);
+}
+
 Status VirtualMachine::fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) {
     const std::uint64_t pages = memory_->size() / kvm::kPageSize;
     bitmap.assign((pages + 63) / 64, 0);
-    return vm_->get_dirty_log(0, bitmap);
+    if (auto done = vm_->get_dirty_log(0, bitmap); !done) return done;
+    std::lock_guard lock{mutex_};
+    for (const std::uint64_t page : marked_pages_) {
+        if (page < pages) bitmap[page / 64] |= std::uint64_t{1} << (page % 64);
+    }
+    marked_pages_.clear();
+    return {};
 }
 
 }  // namespace continuo::vmm

@@ -282,12 +282,13 @@ Result<std::vector<Report>> witness_reports(const kvm::GuestMemory& memory, std:
     return reports;
 }
 
-Result<std::uint64_t> raise_epoch(kvm::GuestMemory& memory) {
+Result<std::uint64_t> raise_epoch(VirtualMachine& machine) {
     const std::uint64_t gpa = kControl + offsetof(Control, epoch);
-    const auto epoch = memory.load<std::uint64_t>(gpa);
+    const auto epoch = machine.memory().load<std::uint64_t>(gpa);
     if (!epoch) return epoch;
     const std::uint64_t next = *epoch + 1;
-    return memory.store(gpa, next).map([&] { return next; });
+    machine.mark_dirty(gpa);
+    return machine.memory().store(gpa, next).map([&] { return next; });
 }
 
 std::optional<EpochRecord> epoch_record(const Report& report, std::uint64_t epoch) {
@@ -296,8 +297,12 @@ std::optional<EpochRecord> epoch_record(const Report& report, std::uint64_t epoc
     return record;
 }
 
-Status set_dirty_rate(kvm::GuestMemory& memory, std::uint64_t pages_a_second) {
-    return memory.store(kControl + offsetof(Control, dirty_pages_a_second), pages_a_second);
+Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second) {
+    const std::uint64_t gpa = kControl + offsetof(Control, dirty_pages_a_second);
+    // Marked after the write: a look at the log in between sends the page once more, later.
+    Status stored = machine.memory().store(gpa, pages_a_second);
+    machine.mark_dirty(gpa);
+    return stored;
 }
 
 WitnessSummary summarise(std::span<const Report> reports) {

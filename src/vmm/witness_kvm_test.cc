@@ -111,7 +111,7 @@ TEST_F(WitnessOnKvm, ManyStopsLoseNoKickAndKeepEveryEpoch) {
     for (int round = 0; round < 20; ++round) {
         ASSERT_OK(machine_->stop());
         const auto stopped = kvm::host_counter().raw();
-        const auto epoch = raise_epoch(machine_->memory());
+        const auto epoch = raise_epoch(*machine_);
         ASSERT_OK(epoch);
         std::this_thread::sleep_for(1ms);
         const auto resumed = kvm::host_counter().raw();

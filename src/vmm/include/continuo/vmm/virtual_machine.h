@@ -110,7 +110,11 @@ class VirtualMachine {
 
     /// Switches the dirty log of all memory on or off.
     Status log_dirty_pages(bool on);
-    /// Pages dirtied since the last call (or since the log was switched on): one bit each.
+    /// Says that the host has written into the page at `gpa`, which KVM's log does not see. Any
+    /// thread.
+    void mark_dirty(std::uint64_t gpa);
+    /// Pages dirtied since the last call (or since the log was switched on), by the guest, by KVM
+    /// or as marked: one bit each.
     Status fetch_dirty_pages(std::vector<std::uint64_t>& bitmap);
 
   private:
@@ -118,6 +122,7 @@ class VirtualMachine {
     enum class Gate : std::uint8_t { kNotPassed, kInTime, kLate };
     struct Runner {
         std::thread thread;
+        std::condition_variable commanded;
         std::uint64_t seen = 0;  ///< command that this thread has taken
         std::atomic<std::int64_t> past_gate_ticks{0};
         std::atomic<Gate> gate{Gate::kNotPassed};
@@ -150,15 +155,14 @@ class VirtualMachine {
     bool running_ = false;
 
     mutable std::mutex mutex_;
-    std::condition_variable commanded_;
     std::condition_variable done_;
     Phase phase_ = Phase::kStopped;
     std::uint64_t command_ = 0;
     std::atomic<bool> stop_wanted_{false};
     std::optional<HostCount> gate_;
     const std::function<Status(kvm::Vcpu&)>* job_ = nullptr;
-    std::optional<std::uint32_t> job_only_;
     std::uint32_t busy_ = 0;
+    std::vector<std::uint64_t> marked_pages_;
     std::optional<state::Error> failure_;
     std::string console_;
     std::optional<std::uint32_t> exit_code_;

@@ -39,14 +39,14 @@ Result<std::vector<witness::Report>> witness_reports(const kvm::GuestMemory& mem
 
 /// Raises the epoch and answers the new one. Call it with the VM stopped, before each resume whose
 /// first readings are wanted.
-Result<std::uint64_t> raise_epoch(kvm::GuestMemory& memory);
+Result<std::uint64_t> raise_epoch(VirtualMachine& machine);
 /// The record of an epoch; nullopt where the vCPU has not completed it (it has not run long
 /// enough), or has since overwritten it.
 std::optional<witness::EpochRecord> epoch_record(const witness::Report& report,
                                                  std::uint64_t epoch);
 
 /// Has the workload go on at another rate; at once, also while the VM runs.
-Status set_dirty_rate(kvm::GuestMemory& memory, std::uint64_t pages_a_second);
+Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second);
 
 /// What all vCPUs saw together.
 struct WitnessSummary {

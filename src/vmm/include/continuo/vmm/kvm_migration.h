@@ -1,0 +1,131 @@
+// The two ends of a migration on real VMs: memory, state and clocks of a VirtualMachine, where the
+// clocks are captured, planned, applied and verified by machine/ on kvm::ClockMachine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "continuo/kvm/clock_machine.h"
+#include "continuo/machine/migration.h"
+#include "continuo/state/certificate.h"
+#include "continuo/state/policy.h"
+#include "continuo/vmm/migration.h"
+#include "continuo/vmm/virtual_machine.h"
+#include "continuo/vmm/vm_state.h"
+#include "continuo/vmm/witness.h"
+
+namespace continuo::vmm {
+
+/// What this host is, as kvm::examine() and kvm::examine_host() found.
+struct HostFindings {
+    kvm::HostClock host;
+    state::Quirks quirks = 0;
+};
+
+/// The clocks of a VirtualMachine as a machine::Machine; settling runs on the vCPUs' own threads.
+/// `machine` must outlive it.
+std::unique_ptr<kvm::ClockMachine> clock_machine_of(VirtualMachine& machine,
+                                                    const HostFindings& findings);
+
+/// VmConfig and CPUID as bytes, and back. decode_shape: kMalformed or kInvalidArgument.
+Bytes encode_shape(const VmConfig& config, const kvm::CpuidEntries& cpuid);
+struct VmShape {
+    VmConfig config;
+    kvm::CpuidEntries cpuid;
+};
+Result<VmShape> decode_shape(std::span<const std::byte> bytes);
+
+class KvmSourceVm final : public SourceVm {
+  public:
+    /// `system` must outlive it.
+    KvmSourceVm(const kvm::System& system, std::unique_ptr<VirtualMachine> machine,
+                HostFindings findings);
+
+    /// The VM; null once it has been destroyed.
+    VirtualMachine* machine() { return machine_.get(); }
+    /// The clocks as captured; none before.
+    const std::optional<state::Record>& record() const { return record_; }
+
+    Bytes shape() override;
+    std::span<const std::byte> memory() override;
+    Status log_dirty_pages(bool on) override;
+    Status fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) override;
+    Status stop() override;
+    Result<Bytes> capture_clocks() override;
+    Result<Bytes> save_state() override;
+    Status resume() override;
+    void destroy() override;
+
+  private:
+    const kvm::System& system_;
+    std::unique_ptr<VirtualMachine> machine_;
+    HostFindings findings_;
+    std::optional<state::Record> record_;
+};
+
+struct ArrivalOptions {
+    /// Policy and limits of the plan; resume_at is chosen here.
+    state::PlanOptions plan;
+    machine::ApplyOptions apply;
+    /// How far ahead the common instant of entry is set at first. Doubled, and the clocks set
+    /// again, where setting them took longer.
+    std::chrono::microseconds lead{2'000};
+};
+
+class KvmDestinationVm final : public DestinationVm {
+  public:
+    /// `system` must outlive it.
+    KvmDestinationVm(const kvm::System& system, HostFindings findings, ArrivalOptions options);
+
+    /// The VM; null before create() and after discard().
+    VirtualMachine* machine() { return machine_.get(); }
+    std::unique_ptr<VirtualMachine> release() { return std::move(machine_); }
+    const std::optional<state::Record>& record() const { return record_; }
+    /// What was planned, done and certified for the entry; none before run().
+    const std::optional<state::Plan>& plan() const { return plan_; }
+    const std::optional<state::Certificate>& certificate() const { return certificate_; }
+    /// The witness's epoch of this entry; none where the guest is no witness.
+    std::optional<std::uint64_t> epoch() const { return epoch_; }
+    /// How often the clocks had to be set before the instant was met.
+    std::uint32_t attempts() const { return attempts_; }
+
+    Status create(std::span<const std::byte> shape) override;
+    std::span<std::byte> memory() override;
+    Status load(std::span<const std::byte> state, std::span<const std::byte> clocks) override;
+    Status run() override;
+    void discard() override;
+
+  private:
+    /// Plans for `resume_at`, writes, reads back.
+    Status set_clocks(HostCount resume_at);
+
+    const kvm::System& system_;
+    HostFindings findings_;
+    ArrivalOptions options_;
+    std::unique_ptr<VirtualMachine> machine_;
+    std::unique_ptr<kvm::ClockMachine> clocks_;
+    std::optional<VmState> state_;
+    std::optional<state::Record> record_;
+    std::optional<state::Plan> plan_;
+    std::optional<state::Certificate> certificate_;
+    std::optional<std::uint64_t> epoch_;
+    std::uint32_t attempts_ = 0;
+};
+
+/// A plan's refusals as one kRefused error: the first in words, the others counted.
+state::Error refusal_error(const state::Refusals& refusals);
+
+/// What the witness saw of an entry, held against the plan: for each vCPU the first reading after
+/// the resume, its distance from the prescribed instant, and kvmclock as its own page gave it
+/// against the prescribed line at that TSC. vCPUs that have not completed the epoch are left out;
+/// wait for them first. The VM is stopped or has completed the epoch.
+Result<std::vector<state::GuestObservation>> observe_witness(VirtualMachine& machine,
+                                                             const state::Plan& plan,
+                                                             std::uint64_t epoch);
+/// Waits until every vCPU has completed the epoch; kTimeout.
+Status await_epoch(VirtualMachine& machine, std::uint64_t epoch, std::chrono::milliseconds timeout);
+
+}  // namespace continuo::vmm

@@ -1,0 +1,273 @@
+#include "continuo/vmm/kvm_migration.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "continuo/kvm/counter.h"
+#include "continuo/kvm/settle.h"
+#include "continuo/state/codec.h"
+
+namespace continuo::vmm {
+
+namespace {
+
+using state::ErrorCode;
+
+constexpr std::uint32_t kAttemptsMax = 6;
+constexpr std::uint32_t kCpuidEntriesMax = 256;
+constexpr std::uint32_t kShapeInvariantTsc = 1;
+
+time::Ticks<time::HostCounter> host_ticks(std::chrono::nanoseconds length, std::uint32_t khz) {
+    const auto ns = static_cast<std::uint64_t>(std::max<std::int64_t>(length.count(), 0));
+    const auto ticks = time::u128{ns} * khz / 1'000'000;
+    return time::Ticks<time::HostCounter>::from_raw(static_cast<std::int64_t>(ticks));
+}
+
+/// Nanoseconds for guest ticks, rounded down; signed.
+std::int64_t guest_ns(time::Ticks<time::GuestCounter> ticks, time::Hz hz) {
+    const time::Line<time::GuestCounter, time::Kvmclock> line{
+        {}, {}, time::ExactRatio::nanos_per_tick(hz)};
+    return (line.at(time::Count<time::GuestCounter>{} + ticks) - time::Instant<time::Kvmclock>{})
+        .raw();
+}
+
+bool holds_witness(const kvm::GuestMemory& memory) {
+    const auto magic = memory.load<std::uint64_t>(witness::kControl);
+    return magic && *magic == witness::kMagic;
+}
+
+}  // namespace
+
+std::unique_ptr<kvm::ClockMachine> clock_machine_of(VirtualMachine& machine,
+                                                    const HostFindings& findings) {
+    std::vector<kvm::Vcpu*> vcpus;
+    for (kvm::Vcpu& vcpu : machine.vcpus())
+        vcpus.push_back(&vcpu);
+    kvm::ClockMachineOptions options;
+    options.quirks = findings.quirks;
+    options.settle_on_its_thread = [&machine](std::size_t vcpu) {
+        return machine.on_vcpu_thread(static_cast<std::uint32_t>(vcpu),
+                                      [](kvm::Vcpu& self) { return kvm::settle_vcpu(self); });
+    };
+    return std::make_unique<kvm::ClockMachine>(machine.vm(), vcpus, machine.memory(), findings.host,
+                                               std::move(options));
+}
+
+Bytes encode_shape(const VmConfig& config, const kvm::CpuidEntries& cpuid) {
+    return PayloadWriter{}
+        .put(config.vcpus)
+        .put(config.invariant_tsc ? kShapeInvariantTsc : 0)
+        .put(config.memory_bytes)
+        .put(config.tsc_khz)
+        .put(static_cast<std::uint32_t>(cpuid.size()))
+        .put_bytes(std::as_bytes(std::span{cpuid}))
+        .take();
+}
+
+Result<VmShape> decode_shape(std::span<const std::byte> bytes) {
+    PayloadReader in{bytes};
+    VmShape shape;
+    shape.config.vcpus = in.get<std::uint32_t>();
+    const auto flags = in.get<std::uint32_t>();
+    shape.config.invariant_tsc = (flags & kShapeInvariantTsc) != 0;
+    shape.config.memory_bytes = in.get<std::uint64_t>();
+    shape.config.tsc_khz = in.get<std::uint32_t>();
+    const auto count = in.get<std::uint32_t>();
+    const bool whole = in.ok() && flags <= kShapeInvariantTsc && count <= kCpuidEntriesMax &&
+                       in.left() == count * sizeof(kvm_cpuid_entry2);
+    if (!whole)
+        return state::fail(ErrorCode::kMalformed, "VM shape", "its length or flags are wrong");
+    if (auto valid = check(shape.config); !valid) return tl::unexpected(std::move(valid.error()));
+    shape.cpuid.resize(count);
+    const auto entries = in.get_bytes(in.left());
+    if (!entries.empty()) std::memcpy(shape.cpuid.data(), entries.data(), entries.size());
+    return shape;
+}
+
+// ---- Source ----
+
+KvmSourceVm::KvmSourceVm(const kvm::System& system, std::unique_ptr<VirtualMachine> machine,
+                         HostFindings findings)
+    : system_{system}, machine_{std::move(machine)}, findings_{std::move(findings)} {}
+
+Bytes KvmSourceVm::shape() {
+    return encode_shape(machine_->config(), machine_->cpuid());
+}
+
+std::span<const std::byte> KvmSourceVm::memory() {
+    return {machine_->memory().host(), machine_->memory().size()};
+}
+
+Status KvmSourceVm::log_dirty_pages(bool on) {
+    return machine_->log_dirty_pages(on);
+}
+
+Status KvmSourceVm::fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) {
+    return machine_->fetch_dirty_pages(bitmap);
+}
+
+Status KvmSourceVm::stop() {
+    return machine_->stop();
+}
+
+Result<Bytes> KvmSourceVm::capture_clocks() {
+    auto record = machine::capture(*clock_machine_of(*machine_, findings_));
+    if (!record) return tl::unexpected(std::move(record.error()));
+    if (auto good = state::check(*record); !good) return tl::unexpected(std::move(good.error()));
+    record_ = std::move(*record);
+    return state::encode(*record_);
+}
+
+Result<Bytes> KvmSourceVm::save_state() {
+    const auto msrs = system_.msr_index_list();
+    if (!msrs) return tl::unexpected(msrs.error());
+    const auto saved = vmm::save_state(*machine_, *msrs);
+    if (!saved) return tl::unexpected(saved.error());
+    return encode_state(*saved);
+}
+
+Status KvmSourceVm::resume() {
+    return machine_->resume();
+}
+
+void KvmSourceVm::destroy() {
+    machine_.reset();
+}
+
+// ---- Destination ----
+
+KvmDestinationVm::KvmDestinationVm(const kvm::System& system, HostFindings findings,
+                                   ArrivalOptions options)
+    : system_{system}, findings_{std::move(findings)}, options_{std::move(options)} {}
+
+Status KvmDestinationVm::create(std::span<const std::byte> shape) {
+    const auto wanted = decode_shape(shape);
+    if (!wanted) return tl::unexpected(wanted.error());
+    auto machine = VirtualMachine::create(system_, wanted->config, wanted->cpuid);
+    if (!machine) return tl::unexpected(std::move(machine.error()));
+    machine_ = std::move(*machine);
+    clocks_ = clock_machine_of(*machine_, findings_);
+    return {};
+}
+
+std::span<std::byte> KvmDestinationVm::memory() {
+    return {machine_->memory().host(), machine_->memory().size()};
+}
+
+Status KvmDestinationVm::load(std::span<const std::byte> state, std::span<const std::byte> clocks) {
+    auto decoded = decode_state(state);
+    if (!decoded) return tl::unexpected(std::move(decoded.error()));
+    auto record = state::decode(clocks);
+    if (!record) return tl::unexpected(std::move(record.error()));
+    state_ = std::move(*decoded);
+    record_ = std::move(*record);
+    if (auto loaded = load_state(*machine_, *state_); !loaded) return loaded;
+    // The clocks are set twice: now, so that whatever cannot be done is known before the source
+    // gives the VM up, and for good at the entry.
+    return set_clocks(kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz));
+}
+
+Status KvmDestinationVm::set_clocks(HostCount resume_at) {
+    auto destination = machine::destination_for(*clocks_, *record_);
+    if (!destination) return tl::unexpected(std::move(destination.error()));
+    state::PlanOptions options = options_.plan;
+    options.resume_at = resume_at;
+    auto planned = state::plan(*record_, *destination, options);
+    if (!planned) return tl::unexpected(refusal_error(planned.error()));
+    auto applied = machine::apply(*clocks_, *planned, options_.apply);
+    if (!applied) return tl::unexpected(std::move(applied.error()));
+    auto certificate = machine::verify(*clocks_, *planned, *applied);
+    if (!certificate) return tl::unexpected(std::move(certificate.error()));
+    plan_ = std::move(*planned);
+    certificate_ = std::move(*certificate);
+    return {};
+}
+
+Status KvmDestinationVm::run() {
+    if (holds_witness(machine_->memory())) {
+        const auto epoch = raise_epoch(*machine_);
+        if (!epoch) return tl::unexpected(epoch.error());
+        epoch_ = *epoch;
+    }
+    std::chrono::nanoseconds lead = options_.lead;
+    for (attempts_ = 1;; ++attempts_, lead *= 2) {
+        const HostCount resume_at = kvm::host_counter() + host_ticks(lead, findings_.host.tsc_khz);
+        if (auto set = set_clocks(resume_at); !set) return set;
+        if (auto armed = arm_deadlines(*machine_, *state_); !armed) return armed;
+        // A quarter of the lead is left for the threads to wake and reach the gate.
+        const HostCount latest = resume_at - host_ticks(lead / 4, findings_.host.tsc_khz);
+        const bool in_time = (latest - kvm::host_counter()).raw() >= 0;
+        if (in_time || attempts_ == kAttemptsMax) return machine_->resume_at(resume_at);
+    }
+}
+
+void KvmDestinationVm::discard() {
+    clocks_.reset();
+    machine_.reset();
+}
+
+// ---- Reports ----
+
+state::Error refusal_error(const state::Refusals& refusals) {
+    const state::Refusal& first = refusals.front();
+    std::string where{state::name(first.clock)};
+    if (first.vcpu) where += " of vCPU " + std::to_string(*first.vcpu);
+    std::string what = first.message;
+    if (refusals.size() > 1) what += " (and " + std::to_string(refusals.size() - 1) + " more)";
+    return {ErrorCode::kRefused, std::move(where), std::move(what), first.advice, 0};
+}
+
+Status await_epoch(VirtualMachine& machine, std::uint64_t epoch,
+                   std::chrono::milliseconds timeout) {
+    const auto until = after(timeout);
+    for (std::uint32_t vcpu = 0; vcpu < machine.config().vcpus;) {
+        if (auto well = machine.health(); !well) return well;
+        const auto report = witness_report(machine.memory(), vcpu);
+        if (!report) return tl::unexpected(report.error());
+        if (epoch_record(*report, epoch)) {
+            ++vcpu;
+            continue;
+        }
+        if (std::chrono::steady_clock::now() > until) {
+            return state::fail(ErrorCode::kTimeout, "vCPU " + std::to_string(vcpu),
+                               "the witness has not looked at its clocks since the resume");
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds{1});
+    }
+    return {};
+}
+
+Result<std::vector<state::GuestObservation>> observe_witness(VirtualMachine& machine,
+                                                             const state::Plan& plan,
+                                                             std::uint64_t epoch) {
+    std::vector<state::GuestObservation> seen;
+    for (const state::PrescribedTsc& tsc : plan.tsc) {
+        const auto report = witness_report(machine.memory(), tsc.vcpu);
+        if (!report) return tl::unexpected(report.error());
+        const auto record = epoch_record(*report, epoch);
+        if (!record) continue;
+        using GuestCount = time::Count<time::GuestCounter>;
+        // A reading that straddles the stop was taken after it where its TSC is past the entry.
+        const auto straddle = GuestCount::from_raw(record->straddle.tsc);
+        const bool straddle_is_first =
+            (record->flags & witness::kHasStraddle) != 0 && (straddle - tsc.at_resume).raw() >= 0;
+        const witness::Reading& first = straddle_is_first ? record->straddle : record->after;
+        const auto first_tsc = GuestCount::from_raw(first.tsc);
+        state::GuestObservation observation;
+        observation.vcpu = tsc.vcpu;
+        observation.first_tsc = first.tsc;
+        observation.after_resume_ns = guest_ns(first_tsc - tsc.at_resume, plan.guest_frequency);
+        if (plan.kvmclock) {
+            const auto read = time::Instant<time::Kvmclock>::from_raw(first.kvmclock_ns);
+            observation.kvmclock_seam_ns = (read - plan.kvmclock->line.at(first_tsc)).raw();
+        }
+        observation.backward_steps = report->tsc_back_own.count + report->tsc_back_cross.count +
+                                     report->kvmclock_back_own.count +
+                                     report->kvmclock_back_cross.count;
+        seen.push_back(observation);
+    }
+    return seen;
+}
+
+}  // namespace continuo::vmm

@@ -7,6 +7,7 @@
 #include "continuo/abi/pvclock.h"
 #include "continuo/kvm/clock_machine.h"
 #include "continuo/kvm/settle.h"
+#include "continuo/machine/migration.h"
 #include "probe_vm.h"
 
 namespace continuo::kvm {
@@ -180,6 +181,40 @@ TEST_F(ClockMachineOnKvm, AFrequencyThatTheHostCannotGiveIsRefusedAndLeavesNoTra
         EXPECT_EQ(*probe_->vcpu(0).tsc_khz(), *before);
     }
     EXPECT_TRUE(machine_->set_tsc_khz(0, *before));
+}
+
+/// A whole move onto the same VM, on any host: also where nothing moves the TSC, an advancing plan
+/// has nothing to move. The witness is the guest: its RDTSC and its own pages.
+TEST_F(ClockMachineOnKvm, AdvancingOnOneHostTheGuestSeesNoSeam) {
+    for (std::size_t i = 0; i < kVcpus; ++i)
+        ASSERT_OK(probe_->enable_pvclock(i));
+    ASSERT_OK(machine_->settle());
+    if (!machine_->kvmclock()->stable) GTEST_SKIP() << "no masterclock on this host";
+    if (!probe_->vcpu(0).has_tsc_offset()) GTEST_SKIP() << "no TSC offset attribute";
+    const auto record = machine::capture(*machine_);
+    ASSERT_TRUE(record) << record.error().message();
+    const auto destination = machine::destination_for(*machine_, *record);
+    ASSERT_TRUE(destination && destination->same_boot);
+    const auto plan = state::plan(*record, *destination, state::PlanOptions{});
+    ASSERT_TRUE(plan) << plan.error().front().message;
+    const auto applied = machine::apply(*machine_, *plan);
+    ASSERT_TRUE(applied) << applied.error().message();
+    const auto certificate = machine::verify(*machine_, *plan, *applied);
+    ASSERT_TRUE(certificate);
+    EXPECT_TRUE(certificate->holds());
+    ASSERT_TRUE(plan->kvmclock);
+    for (std::size_t i = 0; i < kVcpus; ++i) {
+        EXPECT_EQ(applied->maps[i], plan->tsc[i].map);
+        const auto read = probe_->guest_rdtsc(i);
+        ASSERT_TRUE(read) << read.error().message();
+        EXPECT_GE((read->value - plan->tsc[i].map.at(read->before)).raw(), 0);
+        EXPECT_GE((plan->tsc[i].map.at(read->after) - read->value).raw(), 0);
+        const auto line = machine_->pvclock_page(i);
+        ASSERT_TRUE(line && *line);
+        const auto seam = (*line)->at(read->value) - plan->kvmclock->line.at(read->value);
+        // The target of 1 ns and the floors of the two lines.
+        EXPECT_LE(seam.magnitude(), 2u) << "vCPU " << i;
+    }
 }
 
 TEST_F(ClockMachineOnKvm, FactsAreThoseOfTheHost) {

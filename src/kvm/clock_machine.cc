@@ -224,7 +224,7 @@ Status ClockMachine::set_tsc_khz(std::size_t vcpu, std::uint64_t khz) {
                            std::to_string(khz) + " kHz on a host of " +
                                std::to_string(host_.tsc_khz) + " kHz that cannot scale",
                            "choose a destination with TSC scaling or the same frequency");
-    const Status set = vcpus_[vcpu]->set_tsc_khz(wanted);
+    Status set = vcpus_[vcpu]->set_tsc_khz(wanted);
     if (!set) {
         // The error to report is the first one.
         [[maybe_unused]] const Status back = vcpus_[vcpu]->set_tsc_khz(*before);

@@ -3,12 +3,33 @@
 // without running the guest.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
 #include "continuo/abi/msr.h"
 #include "continuo/abi/pvclock.h"
 #include "continuo/kvm/clock_machine.h"
 #include "continuo/kvm/settle.h"
 #include "continuo/machine/migration.h"
 #include "probe_vm.h"
+
+namespace {
+std::atomic<std::uint64_t> allocations{0};
+}
+
+// Counts what the whole program takes from the heap; NoCallForAVcpuUsesTheHeap reads it.
+void* operator new(std::size_t size) {
+    allocations.fetch_add(1, std::memory_order_relaxed);
+    if (void* at = std::malloc(size)) return at;
+    throw std::bad_alloc{};
+}
+void operator delete(void* at) noexcept {
+    std::free(at);
+}
+void operator delete(void* at, std::size_t) noexcept {
+    std::free(at);
+}
 
 namespace continuo::kvm {
 namespace {
@@ -215,6 +236,24 @@ TEST_F(ClockMachineOnKvm, AdvancingOnOneHostTheGuestSeesNoSeam) {
         // The target of 1 ns and the floors of the two lines.
         EXPECT_LE(seam.magnitude(), 2u) << "vCPU " << i;
     }
+}
+
+TEST_F(ClockMachineOnKvm, NoCallForAVcpuUsesTheHeap) {
+    for (std::size_t i = 0; i < kVcpus; ++i)
+        ASSERT_OK(probe_->enable_pvclock(i));
+    ASSERT_OK(machine_->settle());
+    ASSERT_TRUE(machine_->tsc_map(0));
+    const std::uint64_t before = allocations.load();
+    bool fine = true;
+    for (std::size_t i = 0; i < kVcpus; ++i) {
+        const auto map = machine_->tsc_map(i);
+        fine = fine && map && machine_->vcpu_state(i) && machine_->read_tsc_by_value(i) &&
+               machine_->pvclock_page(i) && machine_->set_tsc_offset(i, map->offset()) &&
+               machine_->set_tsc_adjust(i, 0) && machine_->signal_guest_stopped(i);
+    }
+    fine = fine && machine_->settle() && machine_->kvmclock() && machine_->anchor();
+    EXPECT_EQ(allocations.load(), before);
+    EXPECT_TRUE(fine);
 }
 
 TEST_F(ClockMachineOnKvm, FactsAreThoseOfTheHost) {

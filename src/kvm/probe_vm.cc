@@ -89,7 +89,7 @@ Result<RunEnd> RunLimit::run(Vcpu& vcpu, int limit_ms) const {
     when.it_value.tv_nsec = static_cast<long>(limit_ms % 1000) * 1'000'000;
     if (::timer_settime(timer_, 0, &when, nullptr) != 0)
         return kernel_failure("timer_settime", errno);
-    const auto end = vcpu.run();
+    auto end = vcpu.run();
     const itimerspec off{};
     ::timer_settime(timer_, 0, &off, nullptr);
     drain();
@@ -145,7 +145,8 @@ Status ProbeVm::load_code() {
     // The interrupt vectors of real mode: everything but the timer is a fault.
     for (std::uint32_t vector = 0; done && vector < 256; ++vector) {
         const std::uint64_t handler = vector == kTimerVector ? kTimerAt : kFaultAt;
-        done = memory_->write_object(vector * 4, static_cast<std::uint32_t>(handler));
+        done =
+            memory_->write_object(std::uint64_t{vector} * 4, static_cast<std::uint32_t>(handler));
     }
     return done;
 }

@@ -32,8 +32,8 @@ Status cancelled_run(Vcpu& vcpu) {
 
 Status run_under_mask(Vcpu& vcpu) {
     if (auto set = let_in_only(vcpu, settle_signal()); !set) return set;
-    const Status ran = cancelled_run(vcpu);
-    const Status unset = let_in_as_outside(vcpu);
+    Status ran = cancelled_run(vcpu);
+    Status unset = let_in_as_outside(vcpu);
     return ran ? unset : ran;
 }
 
@@ -46,7 +46,7 @@ bool woken(const kvm_vcpu_events& events) {
 /// vcpu_enter_guest() is for runnable vCPUs only; a waiting one is made runnable for the call.
 Status run_waiting(Vcpu& vcpu, const kvm_mp_state& waiting) {
     if (auto set = vcpu.set_mp_state(kvm_mp_state{KVM_MP_STATE_RUNNABLE}); !set) return set;
-    const Status ran = run_under_mask(vcpu);
+    Status ran = run_under_mask(vcpu);
     const auto events = vcpu.events();
     const auto now = vcpu.mp_state();
     const bool still_waiting =

@@ -45,10 +45,9 @@ void pvclock_scale_findings(const pvclock_vcpu_time_info& page, Findings& out) {
     out.add_if(mul == 0, "tsc_to_system_mul", "0: the clock stands still");
     out.add_if(mul != 0 && mul < 0x8000'0000U, "tsc_to_system_mul",
                "{:#x} has its top bit clear: KVM always publishes it set", mul);
-    const int shift = page.tsc_shift;
-    out.add_if(shift < time::PvclockScale::kShiftMin || shift > time::PvclockScale::kShiftMax,
-               "tsc_shift", "{} is outside {}..{}: the page cannot be read", shift,
-               time::PvclockScale::kShiftMin, time::PvclockScale::kShiftMax);
+    const bool in_domain = time::PvclockScale::make(mul, page.tsc_shift).has_value();
+    out.add_if(!in_domain, "tsc_shift", "{} is outside {}..{}: the page cannot be read",
+               page.tsc_shift, time::PvclockScale::kShiftMin, time::PvclockScale::kShiftMax);
 }
 
 void pvclock_flag_findings(std::uint8_t flags, Findings& out) {

@@ -10,7 +10,8 @@
 
 namespace continuo::time::oracle {
 
-using Big = boost::multiprecision::cpp_int;
+using Big = boost::multiprecision::number<boost::multiprecision::cpp_int_backend<>,
+                                          boost::multiprecision::et_off>;
 
 inline Big pow2(unsigned bits) {
     return Big{1} << bits;
@@ -42,6 +43,10 @@ inline Big ceil_div(const Big& a, const Big& b) {
 
 inline Big modulo(const Big& a, const Big& b) {
     return a - floor_div(a, b) * b;
+}
+
+inline Big abs(const Big& a) {
+    return a < 0 ? Big{-a} : a;
 }
 
 /// The value modulo 2^64, as a point on an axis has it.

@@ -46,7 +46,7 @@ static_assert(bound(kMin, 0).radius() == std::uint64_t{1} << 63);
 static_assert(bound(1, 2) + bound(10, 20) == bound(11, 22));
 static_assert(bound(1, 2) - bound(10, 20) == bound(-19, -8));
 static_assert(bound(kMin, kMax) + bound(-1, 1) == bound(kMin, kMax));
-static_assert(bound(kMin, kMax) - bound(kMin, kMax) == bound(kMin, kMax));
+static_assert(bound(kMin, kMax) - bound(kMax, kMin) == bound(kMin, kMax));
 static_assert(hull(bound(-1, 0), bound(5, 6)) == bound(-1, 6));
 
 Bound any_bound() {

@@ -14,7 +14,6 @@ namespace {
 
 using oracle::Big;
 using oracle::big;
-using oracle::pow2;
 using GuestLine = Line<HostCounter, GuestCounter>;
 using ClockLine = Line<GuestCounter, Kvmclock>;
 

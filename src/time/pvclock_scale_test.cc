@@ -147,7 +147,7 @@ TEST(PvclockScale, OddHertzOver2GhzRunsFast) {
 
 /// ((ticks << shift) mod 2^64 or floor(ticks / 2^-shift)) * mul / 2^32, modulo 2^64.
 std::uint64_t abi_ns(PvclockScale of, std::uint64_t ticks) {
-    const int shift = of.shift();
+    const auto shift = of.shift();
     const Big shifted = shift >= 0
                             ? big(oracle::wrap64(big(ticks) * pow2(static_cast<unsigned>(shift))))
                             : big(ticks) / pow2(static_cast<unsigned>(-shift));

@@ -79,7 +79,7 @@ RC_GTEST_PROP(ExactRatio, ProductIsExactOrDoesNotFit, ()) {
 Big exact_error(ExactRatio actual, ExactRatio wanted) {
     const Big got = big(actual.num()) * big(wanted.den());
     const Big want = big(wanted.num()) * big(actual.den());
-    const Big size = oracle::ceil_div(boost::multiprecision::abs(got - want) * pow2(64), want);
+    const Big size = oracle::ceil_div(oracle::abs(got - want) * pow2(64), want);
     const Big limited = oracle::clamp(size, 0, pow2(127) - 1);
     return got < want ? Big{-limited} : limited;
 }
@@ -142,8 +142,7 @@ TEST(CeilDrift, Vectors) {
 RC_GTEST_PROP(CeilDrift, IsTheCeilingSaturated, ()) {
     const auto error = static_cast<i128>(static_cast<u128>(*gen::u64()) << 64 | *gen::u64());
     const std::uint64_t length = *gen::u64();
-    const Big exact =
-        oracle::ceil_div(boost::multiprecision::abs(big_i128(error)) * big(length), pow2(64));
+    const Big exact = oracle::ceil_div(oracle::abs(big_i128(error)) * big(length), pow2(64));
     RC_ASSERT(big(ceil_drift(RateError{error}, length)) == oracle::clamp(exact, 0, pow2(63) - 1));
 }
 
@@ -157,7 +156,7 @@ RC_GTEST_PROP(CeilDrift, BoundsTheTrueDrift, ()) {
     // |actual/wanted - 1| * length <= bound
     const Big got = big(actual.num()) * big(wanted.den());
     const Big want = big(wanted.num()) * big(actual.den());
-    const Big off = boost::multiprecision::abs(got - want) * big(length);
+    const Big off = oracle::abs(got - want) * big(length);
     RC_ASSERT(bound == kDriftMax || off <= big(bound) * want);
     // and not idle: at most two units over
     RC_ASSERT(bound == kDriftMax || big(bound) * want < off + 2 * want);

@@ -31,6 +31,7 @@ class Delta {
 
     friend constexpr Delta operator+(Delta a, Delta b) { return wrap(a.bits() + b.bits()); }
     friend constexpr Delta operator-(Delta a, Delta b) { return wrap(a.bits() - b.bits()); }
+    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 misreads a defaulted <=>.
     friend constexpr auto operator<=>(Delta, Delta) = default;
 
   private:

@@ -253,6 +253,7 @@ Status ClockMachine::set_tsc_offset(std::size_t vcpu, std::uint64_t offset) {
 Result<TscMap> ClockMachine::tsc_map(std::size_t vcpu) {
     const auto offset = offset_of(vcpu);
     if (!offset) return tl::unexpected(offset.error());
+    if (!host_.scaling_frac_bits) return TscMap{*offset};  // whatever the frequency
     const auto khz = vcpus_[vcpu]->tsc_khz();
     if (!khz) return tl::unexpected(khz.error());
     return map_of(*khz, *offset);
@@ -300,34 +301,11 @@ Status ClockMachine::settle_here() {
     return {};
 }
 
-Status ClockMachine::settle_each() {
+Status ClockMachine::settle() {
     if (!options_.settle_on_its_thread) return settle_here();
     for (std::size_t i = 0; i < vcpus_.size(); ++i)
         if (auto settled = options_.settle_on_its_thread(i); !settled) return settled;
     return {};
-}
-
-/// True where all enabled pages are of one masterclock sample, or none is of any. A page that
-/// cannot be read is no reason to settle again.
-bool ClockMachine::pages_agree() const {
-    std::optional<pvclock_vcpu_time_info> first;
-    for (std::size_t i = 0; i < vcpus_.size(); ++i) {
-        const auto msr = system_time_msr(i);
-        if (!msr || !abi::system_time_enabled(*msr)) continue;
-        const auto page = memory_.read_object<pvclock_vcpu_time_info>(abi::system_time_gpa(*msr));
-        if (!page) continue;
-        if (!first) first = *page;
-        const bool stable = (page->flags & abi::kPVCLOCK_TSC_STABLE_BIT) != 0;
-        const bool first_stable = (first->flags & abi::kPVCLOCK_TSC_STABLE_BIT) != 0;
-        if (stable != first_stable) return false;
-        if (stable && page->system_time != first->system_time) return false;
-    }
-    return true;
-}
-
-Status ClockMachine::settle() {
-    if (auto settled = settle_each(); !settled) return settled;
-    return pages_agree() ? Status{} : settle_each();
 }
 
 }  // namespace continuo::kvm

@@ -56,8 +56,9 @@ class ClockMachine final : public machine::Machine {
     /// kGuest where the guest has no pvclock page, kUnsupported where the kernel has no
     /// KVM_KVMCLOCK_CTRL.
     Status signal_guest_stopped(std::size_t vcpu) override;
-    /// settle_vcpu() of every vCPU, and once more where the last one's masterclock update has made
-    /// the others' pages stale.
+    /// settle_vcpu() of every vCPU in turn. The masterclock update of a later vCPU makes the pages
+    /// of earlier ones a sample old; they are current after a call that finds no such update
+    /// pending, as the one that ends apply() does.
     Status settle() override;
 
   private:
@@ -73,9 +74,7 @@ class ClockMachine final : public machine::Machine {
     Result<std::uint64_t> offset_of(std::size_t vcpu) const;
     time::TscMap map_of(std::uint32_t khz, std::uint64_t offset) const;
     bool stopped_pending(std::size_t vcpu, std::uint64_t system_time) const;
-    Status settle_each();
     Status settle_here();
-    bool pages_agree() const;
 
     Vm& vm_;
     std::vector<Vcpu*> vcpus_;

@@ -115,9 +115,9 @@ class Machine {
     virtual Status set_kvmclock(Instant<Kvmclock> clock) = 0;
     /// KVM_KVMCLOCK_CTRL: GUEST_STOPPED in the page of this vCPU at its next update.
     virtual Status signal_guest_stopped(std::size_t vcpu) = 0;
-    /// Has the kernel carry out what earlier writes left for the next guest entry (masterclock and
-    /// page updates), without running guest code, so that what is read back afterwards is what the
-    /// guest will see.
+    /// Has the kernel carry out what earlier writes left for the next guest entry, without running
+    /// guest code: afterwards nothing is pending that would move kvmclock's line. The guest's pages
+    /// show that line after a second call, where the first one found the line to be moved.
     virtual Status settle() = 0;
 };
 

@@ -187,7 +187,7 @@ RC_GTEST_PROP(PvclockLine, DownwardIsRoundedToMinusInfinityAtBothStages, ()) {
     const std::uint64_t before = *rc::gen::oneOf(
         rc::gen::map(gen::u64(), [](std::uint64_t bits) { return (bits >> 1) + 1; }),
         rc::gen::just(std::uint64_t{1} << 63));
-    const int shift = line.scale().shift();
+    const auto shift = line.scale().shift();
     const Big scaled = shift >= 0
                            ? Big{-big(before) * pow2(static_cast<unsigned>(shift))}
                            : oracle::floor_div(-big(before), pow2(static_cast<unsigned>(-shift)));

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "continuo/time/interval.h"
@@ -20,6 +21,8 @@ using time::kNanosPerSecond;
 constexpr std::uint64_t kUnsynchronisedBoundNs = 16 * kNanosPerSecond;
 /// KVM states frequencies in whole kHz, truncated: the true one is less than this above.
 constexpr std::uint64_t kFrequencyStepHz = 1000;
+/// Longest gap that Nanos can hold.
+constexpr std::uint64_t kGapNsMax = std::numeric_limits<std::int64_t>::max();
 
 i128 nanos_of_ticks(std::int64_t ticks, Hz hz) {
     return time::floor_divide(static_cast<i128>(ticks) * static_cast<i128>(kNanosPerSecond),
@@ -81,14 +84,14 @@ GapError absurd(std::uint64_t size_ns, std::uint64_t limit_ns) {
 
 std::uint64_t size_of(i128 value) {
     const i128 size = value < 0 ? -value : value;
-    return static_cast<std::uint64_t>(
-        std::min(size, static_cast<i128>(std::numeric_limits<std::int64_t>::max())));
+    return static_cast<std::uint64_t>(std::min(size, static_cast<i128>(kGapNsMax)));
 }
 
 /// The believable gap: `measured`, or a clamped one, or the reason why not.
-tl::expected<i128, GapError> believe(i128 measured, const Gap& gap, const PlanOptions& options,
-                                     bool& clamped, std::vector<std::string>& notes) {
-    const i128 limit = static_cast<i128>(options.gap_limit_ns);
+tl::expected<i128, GapError> believe(i128 measured, Gap& gap, const PlanOptions& options,
+                                     std::vector<std::string>& notes) {
+    // No limit lets through what 63 bits of ns (292 years) cannot hold.
+    const i128 limit = static_cast<i128>(std::min(options.gap_limit_ns, kGapNsMax));
     if (measured >= 0 && measured <= limit) return measured;
     // A gap that is negative by no more than the two clocks may be off is a gap that cannot be told
     // from zero.
@@ -97,8 +100,10 @@ tl::expected<i128, GapError> believe(i128 measured, const Gap& gap, const PlanOp
     if (!within_bound && !options.clamp_gap)
         return tl::unexpected(measured < 0 ? negative(size_of(measured), gap.by)
                                            : absurd(size_of(measured), options.gap_limit_ns));
-    clamped = true;
+    gap.clamped = true;
     const i128 taken = measured < 0 ? 0 : limit;
+    // The bounds hold the true gap about what was measured; what was asked for is that much off it.
+    if (!within_bound) gap.clamp_ns = size_of(measured - taken);
     notes.push_back(fmt::format("the gap was measured as {}{} ns and is taken as {} ns ({})",
                                 measured < 0 ? "-" : "", size_of(measured), size_of(taken),
                                 within_bound ? "within the clocks' bounds" : "clamped as asked"));
@@ -109,7 +114,8 @@ tl::expected<i128, GapError> believe(i128 measured, const Gap& gap, const PlanOp
 
 std::uint64_t Gap::bound_ns() const {
     std::uint64_t sum = 0;
-    for (const std::uint64_t part : {source_bound_ns, destination_bound_ns, conversion_bound_ns})
+    for (const std::uint64_t part :
+         {source_bound_ns, destination_bound_ns, conversion_bound_ns, clamp_ns})
         if (__builtin_add_overflow(sum, part, &sum))
             return std::numeric_limits<std::uint64_t>::max();
     return sum;
@@ -138,8 +144,11 @@ tl::expected<Gap, GapError> measure_gap(const Record& record, const Destination&
         at_anchor = tai_gap(record, destination, notes);
         at_resume = at_anchor + nanos_of_ticks(lead.raw(), hz);
     }
-    const auto believed = believe(at_resume, gap, options, gap.clamped, notes);
+    const auto believed = believe(at_resume, gap, options, notes);
     if (!believed) return tl::unexpected(believed.error());
+    // A resume instant that lies centuries from the destination's anchor.
+    if (!gap.clamped && time::sat_i64(at_anchor) != at_anchor)
+        return tl::unexpected(absurd(size_of(at_anchor), options.gap_limit_ns));
 
     const i128 counted = gap.by == ElapsedBy::kTai ? at_resume - at_anchor : *believed;
     gap.conversion_bound_ns = static_cast<std::uint64_t>(

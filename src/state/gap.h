@@ -16,6 +16,7 @@ struct Gap {
     std::uint64_t source_bound_ns = 0;
     std::uint64_t destination_bound_ns = 0;
     std::uint64_t conversion_bound_ns = 0;  ///< of ticks to ns by a frequency in whole kHz
+    std::uint64_t clamp_ns = 0;  ///< how far at_resume was moved because the caller said so
     bool clamped = false;
 
     std::uint64_t bound_ns() const;

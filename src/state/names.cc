@@ -73,6 +73,8 @@ constexpr std::array kBoundSources{
           "a counter written by value takes effect at an unknown moment of the write"},
     Named{BoundSource::kTrim, "trim", "how close the closed loop brings kvmclock"},
     Named{BoundSource::kReadBack, "read_back", "rounding of the kernel's answer"},
+    Named{BoundSource::kClamp, "clamp",
+          "the gap was clamped as asked, and is that far from what was measured"},
 };
 
 constexpr std::array kWrites{

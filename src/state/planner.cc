@@ -31,6 +31,10 @@ std::uint64_t ceil_ticks(std::uint64_t ns, Hz hz) {
     return sat_u64((static_cast<u128>(ns) * hz.hz() + kNanosPerSecond - 1) / kNanosPerSecond);
 }
 
+std::uint64_t ceil_nanos(std::uint64_t ticks, Hz hz) {
+    return sat_u64((static_cast<u128>(ticks) * kNanosPerSecond + hz.hz() - 1) / hz.hz());
+}
+
 Ticks<GuestCounter> floor_ticks(Nanos<Tai> length, Hz hz) {
     const i128 product = static_cast<i128>(length.raw()) * static_cast<i128>(hz.hz());
     return Ticks<GuestCounter>::from_raw(static_cast<std::int64_t>(
@@ -260,37 +264,61 @@ class Planner {
     TscMap prescribed_map(const VcpuClock& clock, const Rate& rate) const {
         if (freezes(plan_.policy)) return rate.map.through(plan_.resume_at, clock.counter);
         if (gap_.clamped)
-            return rate.map.through(plan_.resume_at,
-                                    clock.counter + floor_ticks(gap_.at_resume, clock.frequency));
+            return rate.map.through(
+                plan_.resume_at, clock.counter + floor_ticks(gap_.at_resume, source_rate(clock)));
         // On one boot the source's line simply goes on: no gap is measured, nothing is rounded.
         if (gap_.by == ElapsedBy::kHostCounter)
             return rate.map.through(time::same_boot_counter(record_.anchor.counter), clock.counter);
         return rate.map.through(destination_.anchor.counter,
-                                clock.counter + floor_ticks(gap_.at_anchor, clock.frequency));
+                                clock.counter + floor_ticks(gap_.at_anchor, source_rate(clock)));
+    }
+
+    /// The rate, to the kHz, at which the guest's counter ran on the source: within its tolerance
+    /// KVM does not scale, and the guest, its kvmclock and its NTP had the source's own rate.
+    Hz source_rate(const VcpuClock& clock) const {
+        const Hz host = record_.anchor.frequency;
+        const bool unscaled =
+            record_.architecture == Architecture::kX86_64 &&
+            time::within_tsc_tolerance(static_cast<std::uint32_t>(clock.frequency.floor_khz()),
+                                       static_cast<std::uint32_t>(host.floor_khz()));
+        const bool other = clock.frequency.floor_khz() != host.floor_khz();
+        return unscaled && other ? host : clock.frequency;
     }
 
     Bound tsc_bound(const VcpuClock& clock, const Rate& rate) const {
+        const Hz hz = clock.frequency;
         Bound bound;
         bound.add(BoundSource::kCaptureRead, clock.counter_bound_ticks);
         if (!freezes(plan_.policy)) {
-            const bool measured = gap_.by == ElapsedBy::kTai;
-            bound.add(BoundSource::kSourceTai, ceil_ticks(gap_.source_bound_ns, clock.frequency));
-            bound.add(BoundSource::kDestinationTai,
-                      ceil_ticks(gap_.destination_bound_ns, clock.frequency));
-            if (measured) bound.add(BoundSource::kSourceFrequency, frequency_bound(gap_.at_resume));
-            // One tick for the floor of a measured gap; one for the phase of a multiplier that is
-            // not recorded.
-            bound.add(BoundSource::kRounding, (measured ? 1U : 0U) + (rate.map.scales() ? 1U : 0U));
+            bound.add(BoundSource::kSourceTai, ceil_ticks(gap_.source_bound_ns, hz));
+            bound.add(BoundSource::kDestinationTai, ceil_ticks(gap_.destination_bound_ns, hz));
+            bound.add(BoundSource::kClamp, ceil_ticks(gap_.clamp_ns, hz));
+            bound.add(BoundSource::kSourceFrequency, frequency_bound(clock));
+            bound.add(BoundSource::kRounding, rounding_ticks(rate));
         }
         if (by_value())
-            bound.add(BoundSource::kByValueWrite,
-                      ceil_ticks(destination_.by_value_bound_ns, clock.frequency));
+            bound.add(BoundSource::kByValueWrite, ceil_ticks(destination_.by_value_bound_ns, hz));
         return bound;
     }
 
-    /// Ticks that a gap may be short of because the frequency is stated in whole kHz, truncated.
-    static std::uint64_t frequency_bound(Nanos<Tai> gap) {
-        return ceil_ticks(gap.magnitude(), *Hz::from_khz(1));
+    /// Whether the gap was turned from ns into ticks; on one boot the line simply goes on.
+    bool converted() const { return gap_.by == ElapsedBy::kTai || gap_.clamped; }
+
+    /// Ticks that a converted gap may be short of because the source's frequency is stated in whole
+    /// kHz, truncated. A multiplier above 1 multiplies that too; what the truncation of the
+    /// multiplier takes away is less than 1 kHz on any host that 32 bits of kHz can state.
+    std::uint64_t frequency_bound(const VcpuClock& clock) const {
+        if (!converted()) return 0;
+        const std::uint64_t host = record_.anchor.frequency.hz();
+        const u128 step = (static_cast<u128>(1000) * clock.frequency.hz() + host - 1) / host;
+        return ceil_ticks(gap_.at_resume.magnitude(),
+                          *Hz::from_hz(std::max<std::uint64_t>(1000, sat_u64(step))));
+    }
+
+    /// One tick for the floor of a converted gap; one for the phase of a multiplier that is not
+    /// recorded.
+    std::uint64_t rounding_ticks(const Rate& rate) const {
+        return (converted() ? 1U : 0U) + (rate.map.scales() ? 1U : 0U);
     }
 
     bool by_value() const { return lacks(Quirk::kNoTscOffset) || lacks(Quirk::kTscOffsetIgnored); }
@@ -369,18 +397,23 @@ class Planner {
                           time::rate_error(first_rate_.map.slope(), stated));
     }
 
+    /// kvmclock rides on vCPU 0's counter: whatever that is off by, kvmclock is off by.
     Bound kvmclock_bound(const KvmclockState& recorded) const {
+        const VcpuClock& clock = record_.vcpus.front();
+        const Hz hz = clock.frequency;
         Bound bound;
         bound.add(BoundSource::kCaptureRead, recorded.bound_ns);
-        if (!freezes(plan_.policy) && gap_.by == ElapsedBy::kTai) {
+        bound.add(BoundSource::kCaptureRead, ceil_nanos(clock.counter_bound_ticks, hz));
+        if (!freezes(plan_.policy)) {
             bound.add(BoundSource::kSourceTai, gap_.source_bound_ns);
             bound.add(BoundSource::kDestinationTai, gap_.destination_bound_ns);
-            const u128 frequency = static_cast<u128>(gap_.at_resume.magnitude()) * 1000 /
-                                       record_.vcpus.front().frequency.hz() +
-                                   1;
-            bound.add(BoundSource::kSourceFrequency, sat_u64(frequency));
-            bound.add(BoundSource::kRounding, 1);
+            bound.add(BoundSource::kClamp, gap_.clamp_ns);
+            bound.add(BoundSource::kSourceFrequency, ceil_nanos(frequency_bound(clock), hz));
+            // The ticks', and one ns for the floor of the line.
+            if (const std::uint64_t ticks = rounding_ticks(first_rate_); ticks != 0)
+                bound.add(BoundSource::kRounding, ceil_nanos(ticks, hz) + 1);
         }
+        if (by_value()) bound.add(BoundSource::kByValueWrite, destination_.by_value_bound_ns);
         bound.add(BoundSource::kTrim,
                   lacks(Quirk::kNoClockTriple) ? destination_.by_value_bound_ns : kTrimTargetNs);
         bound.add(BoundSource::kReadBack, kReadBackNs);
@@ -417,8 +450,12 @@ class Planner {
 
     void add_told() {
         for (std::uint32_t vcpu = 0; vcpu < record_.vcpus.size(); ++vcpu) {
-            const bool told = notifies(plan_.policy) || record_.vcpus[vcpu].guest_stopped_pending;
-            if (told && record_.kvmclock && !lacks(Quirk::kNoKvmclockCtrl))
+            const VcpuClock& clock = record_.vcpus[vcpu];
+            const bool told = notifies(plan_.policy) || clock.guest_stopped_pending;
+            // A vCPU without a page (offline, or a guest without kvmclock) has nowhere to be told
+            // in, and KVM_KVMCLOCK_CTRL fails there.
+            const bool has_page = (clock.system_time_msr & 1) != 0;
+            if (told && has_page && record_.kvmclock && !lacks(Quirk::kNoKvmclockCtrl))
                 plan_.writes.push_back({WriteKind::kGuestStopped, vcpu, 0});
         }
         if (!notifies(plan_.policy)) return;
@@ -460,6 +497,11 @@ class Planner {
 
 void Bound::add(BoundSource source, std::uint64_t size) {
     if (size == 0) return;
+    for (std::size_t i = 0; i < count_; ++i) {
+        if (terms_[i].source != source) continue;
+        if (__builtin_add_overflow(terms_[i].size, size, &terms_[i].size)) terms_[i].size = kU64Max;
+        return;
+    }
     CONTINUO_CHECK(count_ < kTermsMax);
     terms_[count_++] = {source, size};
 }

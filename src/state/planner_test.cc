@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 
@@ -26,6 +28,7 @@ Record record() {
         VcpuClock clock;
         clock.counter = Count<GuestCounter>::from_raw(ticks);
         clock.frequency = *Hz::from_khz(2'000'000);
+        clock.system_time_msr = 0x1001;
         out.vcpus.push_back(clock);
     }
     KvmclockState kvmclock;
@@ -196,6 +199,19 @@ TEST(PlanWrites, StandInTheOrderThatWorks) {
                            kKvmclock, kGuestStopped, kGuestStopped, kNotice}));
 }
 
+TEST(PlanWrites, OnlyAVcpuWithAPageIsToldThatItWasStopped) {
+    Record r = record();
+    r.vcpus[1].system_time_msr = 0;  // offline: KVM_KVMCLOCK_CTRL is EINVAL there
+    r.vcpus[1].guest_stopped_pending = true;
+    const Plan p = planned(r, destination(), with(Policy::kFreezeAndNotify));
+    for (const Write& write : p.writes)
+        if (write.kind == WriteKind::kGuestStopped) {
+            EXPECT_EQ(write.vcpu, 0U);
+        }
+    const std::vector<WriteKind> all = kinds(p);
+    EXPECT_EQ(std::count(all.begin(), all.end(), WriteKind::kGuestStopped), 1);
+}
+
 TEST(PlanWrites, ByValueWhereTheAttributeIsMissingAndItsCostIsInTheBound) {
     Destination d = destination();
     d.quirks = static_cast<Quirks>(Quirk::kNoTscOffset);
@@ -203,6 +219,38 @@ TEST(PlanWrites, ByValueWhereTheAttributeIsMissingAndItsCostIsInTheBound) {
     const Plan p = planned(record(), d, with(Policy::kFreeze));
     EXPECT_EQ(p.writes[2].kind, WriteKind::kTscByValue);
     EXPECT_EQ(p.tsc[0].bound.total(), 10'000U);  // 5 us at 2 GHz
+    // kvmclock rides on vCPU 0's counter.
+    EXPECT_EQ(term(p.kvmclock->bound, BoundSource::kByValueWrite), 5'000U);
+}
+
+TEST(PlanBound, KvmclockIsOffByWhateverVcpu0sCounterIsOff) {
+    Record r = record();
+    r.vcpus[0].counter_bound_ticks = 3'001;
+    r.kvmclock->bound_ns = 7;
+    for (const Policy policy : {Policy::kFreeze, Policy::kAdvance}) {
+        const Plan p = planned(r, same_boot(), with(policy));
+        EXPECT_EQ(term(p.kvmclock->bound, BoundSource::kCaptureRead), 7U + 1'501U);
+    }
+    // A slow counter's tick is many ns: 1 MHz, 1000 ns.
+    Record slow = record();
+    slow.anchor.frequency = *Hz::from_khz(1'000);
+    for (VcpuClock& clock : slow.vcpus)
+        clock.frequency = *Hz::from_khz(1'000);
+    Destination d = destination();
+    d.anchor.frequency = *Hz::from_khz(1'000);
+    EXPECT_EQ(
+        term(planned(slow, d, with(Policy::kAdvance)).kvmclock->bound, BoundSource::kRounding),
+        1'001U);
+}
+
+TEST(PlanBound, OneSourceIsOneTermAndSaturates) {
+    Bound bound;
+    for (int i = 0; i < 20; ++i)
+        bound.add(BoundSource::kTrim, 1);
+    EXPECT_EQ(bound.end() - bound.begin(), 1);
+    EXPECT_EQ(bound.total(), 20U);
+    bound.add(BoundSource::kTrim, std::numeric_limits<std::uint64_t>::max());
+    EXPECT_EQ(bound.total(), std::numeric_limits<std::uint64_t>::max());
 }
 
 // -- rates --
@@ -220,6 +268,24 @@ TEST(PlanRate, Within250PpmItIsUnscaledAndTheErrorIsTold) {
     EXPECT_GT(p.tsc_rate_error.two_pow_minus_64, 0);
     EXPECT_EQ(p.kvmclock->line.scale(), PvclockScale::from_hz(*Hz::from_khz(2'000'400)));
     EXPECT_FALSE(p.notes.empty());
+}
+
+TEST(PlanRate, TheGapIsCountedAtTheRateThatTheGuestHadOnTheSource) {
+    Record r = record();
+    r.anchor.frequency = *Hz::from_khz(2'000'400);  // 200 ppm off: KVM ran the guest unscaled
+    r.kvmclock->line = PvclockLine{r.kvmclock->line.tsc_timestamp(), r.kvmclock->line.system_time(),
+                                   PvclockScale::from_hz(*Hz::from_khz(2'000'400))};
+    const Plan p = planned(r, destination(), with(Policy::kAdvance));
+    EXPECT_EQ(p.tsc[0].advanced.raw(), 2'000'400'000);  // 1 s
+    EXPECT_LE(std::abs(p.kvmclock->advanced.raw() - 1'000'000'000), 2);
+}
+
+TEST(PlanRate, AMultiplierAboveOneMultipliesTheFrequencysRounding) {
+    Record r = record();
+    r.anchor.frequency = *Hz::from_khz(500'000);  // truly up to 500 000.999: 4 times that
+    const Plan p = planned(r, destination(), with(Policy::kAdvance));
+    EXPECT_EQ(p.tsc[0].advanced.raw(), 2'000'000'000);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kSourceFrequency), 4'000U);
 }
 
 TEST(PlanRate, BeyondItScalesAsKvmDoes) {
@@ -310,6 +376,46 @@ TEST(PlanGap, AbsurdIsOverThirtyDays) {
     options.clamp_gap = false;
     options.gap_limit_ns = days30 + 1;
     EXPECT_EQ(planned(record(), d, options).gap.raw(), static_cast<std::int64_t>(days30 + 1));
+}
+
+TEST(PlanGap, WhatWasClampedAwayIsInEveryBound) {
+    Destination d = destination();
+    d.anchor.tai = Instant<Tai>::from_raw(kTai + 3 * kNanosPerSecond);
+    PlanOptions options = with(Policy::kAdvance);
+    options.clamp_gap = true;
+    options.gap_limit_ns = kNanosPerSecond;
+    const Plan p = planned(record(), d, options);
+    EXPECT_EQ(p.gap.raw(), 1'000'000'000);
+    EXPECT_GE(p.gap_bound_ns, 2 * kNanosPerSecond);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kClamp), 4'000'000'000U);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kSourceFrequency), 1'000U);
+    EXPECT_EQ(term(p.kvmclock->bound, BoundSource::kClamp), 2 * kNanosPerSecond);
+    // Under freeze no clock counts the gap.
+    options.policy = Policy::kFreeze;
+    EXPECT_EQ(planned(record(), d, options).tsc[0].bound.total(), 0U);
+    // On one boot too, where only a clamped gap is converted at all.
+    Destination same = same_boot();
+    same.anchor.counter = Count<HostCounter>::from_raw(998);
+    options.policy = Policy::kAdvance;
+    const Plan back = planned(record(), same, options);
+    EXPECT_EQ(term(back.tsc[0].bound, BoundSource::kClamp), 2U);  // 2 ticks, 1 ns
+    EXPECT_EQ(term(back.tsc[0].bound, BoundSource::kRounding), 1U);
+}
+
+TEST(PlanGap, NoLimitLetsThroughWhat63BitsCannotHold) {
+    Record r = record();
+    r.anchor.tai = Instant<Tai>::from_raw(0);
+    Destination d = destination();
+    d.anchor.tai = Instant<Tai>::from_raw(1ULL << 63);
+    PlanOptions options = with(Policy::kAdvance);
+    options.gap_limit_ns = std::numeric_limits<std::uint64_t>::max();
+    EXPECT_EQ(refused(r, d, options).reason, RefusalReason::kAbsurdGap);
+    d.anchor.tai = Instant<Tai>::from_raw((1ULL << 63) - 1);
+    EXPECT_EQ(planned(r, d, options).gap.raw(), std::numeric_limits<std::int64_t>::max());
+    // A resume instant 2^63 ticks before the anchor brings a gap of 2^63.5 ns back under the limit.
+    d.anchor.tai = Instant<Tai>::from_raw(13'000'000'000'000'000'000U);
+    options.resume_at = Count<HostCounter>::from_raw(9'000 + (1ULL << 63));
+    EXPECT_EQ(refused(r, d, options).reason, RefusalReason::kAbsurdGap);
 }
 
 TEST(PlanGap, OnOneBootACounterThatWentBackIsRefused) {

@@ -84,6 +84,7 @@ enum class BoundSource : std::uint8_t {
     kByValueWrite,     ///< a TSC written by value lands when it lands
     kTrim,             ///< how close the closed loop brings kvmclock
     kReadBack,         ///< rounding of the kernel's answer
+    kClamp,            ///< the gap was clamped, and is that far from what was measured
 };
 std::string_view name(BoundSource source);
 std::string_view meaning(BoundSource source);
@@ -98,8 +99,8 @@ struct BoundTerm {
 /// for timelines).
 class Bound {
   public:
-    static constexpr std::size_t kTermsMax = 8;
-    /// Adds a term; zero terms are kept out. Saturates.
+    static constexpr std::size_t kTermsMax = 9;  ///< one for each source
+    /// Adds to the term of this source; zero terms are kept out. Saturates.
     void add(BoundSource source, std::uint64_t size);
     std::uint64_t total() const;
     const BoundTerm* begin() const { return terms_.data(); }

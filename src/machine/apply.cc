@@ -20,14 +20,27 @@ std::uint64_t guest_ticks(const TscMap& map, time::Ticks<HostCounter> length) {
     return spread.ceil_at(Count<HostCounter>::from_raw(length.magnitude())).raw();
 }
 
+/// A vCPU's line read by value between two readings of the host's counter.
+struct Observed {
+    TscMap map;                 ///< through the bracket's opening: the true line, or above it by
+    std::uint64_t bound_ticks;  ///< at most this
+    Count<HostCounter> until;
+};
+
+/// slope: a map with the multiplier that is in force.
+Result<Observed> observe(Machine& machine, std::size_t vcpu, const TscMap& slope) {
+    const auto read = machine.read_tsc_by_value(vcpu);
+    if (!read) return tl::unexpected(read.error());
+    return Observed{slope.through(read->before, read->value),
+                    guest_ticks(slope, read->after - read->before), read->after};
+}
+
 class Applier {
   public:
     Applier(Machine& machine, const Plan& plan, const ApplyOptions& options)
         : machine_{machine}, plan_{plan}, options_{options} {
-        applied_.maps.reserve(plan.tsc.size());
+        applied_.maps.assign(plan.tsc.size(), TscMap{0});
         applied_.map_bound_ticks.assign(plan.tsc.size(), 0);
-        for (const PrescribedTsc& tsc : plan.tsc)
-            applied_.maps.push_back(tsc.map);
     }
 
     Result<Applied> run() {
@@ -36,6 +49,8 @@ class Applier {
                                fmt::format("it is for {} vCPUs and the machine has {}",
                                            plan_.tsc.size(), machine_.vcpu_count()),
                                "Plan with this machine's own destination");
+        if (Status looked = look_at_what_no_write_moves(); !looked)
+            return tl::unexpected(looked.error());
         for (const Write& write : plan_.writes)
             if (const Status done = carry_out(write); !done) return tl::unexpected(done.error());
         return std::move(applied_);
@@ -47,7 +62,7 @@ class Applier {
             case WriteKind::kVcpuTscKhz:
                 return machine_.set_tsc_khz(write.vcpu, write.value);
             case WriteKind::kTscAdjust:
-                return machine_.set_tsc_adjust(write.vcpu, static_cast<std::int64_t>(write.value));
+                return write_adjust(write.vcpu, static_cast<std::int64_t>(write.value));
             case WriteKind::kTscOffset:
                 return write_offset(write.vcpu, write.value);
             case WriteKind::kTscByValue:
@@ -60,6 +75,53 @@ class Applier {
                 return {};  // the VMM's device publishes it, see vmm/
         }
         return {};
+    }
+
+    /// On a host whose TSC nothing moves a plan holds no write of it: that each vCPU is on its line
+    /// all the same must be seen, not assumed.
+    Status look_at_what_no_write_moves() {
+        for (const Write& write : plan_.writes)
+            if (write.kind == WriteKind::kTscOffset || write.kind == WriteKind::kTscByValue)
+                return {};
+        for (const PrescribedTsc& tsc : plan_.tsc) {
+            const auto seen = observe(machine_, tsc.vcpu, tsc.map);
+            if (!seen) return tl::unexpected(seen.error());
+            if (Status kept = keep(tsc.vcpu, *seen, 0,
+                                   "Nothing moves this host's TSC: choose another destination");
+                !kept)
+                return kept;
+        }
+        return {};
+    }
+
+    /// Takes an observed line as what is realised, unless it is further off the prescribed one than
+    /// its bracket and `write_ticks` explain.
+    Status keep(std::uint32_t vcpu, const Observed& seen, std::uint64_t write_ticks,
+                std::string advice) {
+        applied_.maps[vcpu] = seen.map;
+        applied_.map_bound_ticks[vcpu] = seen.bound_ticks;
+        // One multiplier: the lines are as far apart everywhere as their offsets are.
+        const auto off = time::Ticks<GuestCounter>::from_raw(
+            static_cast<std::int64_t>(seen.map.offset() - plan_.tsc[vcpu].map.offset()));
+        const std::uint64_t allowed = seen.bound_ticks + write_ticks;
+        if (off.magnitude() <= allowed) return {};
+        return state::fail(ErrorCode::kKernel, fmt::format("vCPU {} IA32_TSC", vcpu),
+                           fmt::format("it reads {} ticks off the prescribed line, more than the "
+                                       "{} that the calls took",
+                                       off.raw(), allowed),
+                           std::move(advice));
+    }
+
+    /// A kernel whose guest has no IA32_TSC_ADJUST in its CPUID takes the write and drops it. Zero
+    /// is what a vCPU has from the start, and costs no look.
+    Status write_adjust(std::uint32_t vcpu, std::int64_t value) {
+        if (Status set = machine_.set_tsc_adjust(vcpu, value); !set || value == 0) return set;
+        const auto state = machine_.vcpu_state(vcpu);
+        if (!state) return tl::unexpected(state.error());
+        if (state->tsc_adjust == value) return {};
+        return state::fail(ErrorCode::kKernel, fmt::format("vCPU {} IA32_TSC_ADJUST", vcpu),
+                           fmt::format("wrote {}, reads back {}", value, state->tsc_adjust),
+                           "Set the vCPU's CPUID, with TSC_ADJUST, before its clocks");
     }
 
     Status write_offset(std::uint32_t vcpu, std::uint64_t offset) {
@@ -77,26 +139,20 @@ class Applier {
             "quirks");
     }
 
-    /// The prescribed value of the moment, then the bracket says how far it may be off.
+    /// The prescribed value of the moment. KVM lets a vCPU whose write comes within a second of
+    /// another's share the line of the first (and so keeps the masterclock): how late this one is
+    /// counts from the first write's beginning.
     Status write_by_value(std::uint32_t vcpu) {
         const TscMap& map = plan_.tsc[vcpu].map;
-        const auto bracket = machine_.write_tsc_by_value(vcpu, map.at(machine_.now()));
+        const Count<HostCounter> start = machine_.now();
+        if (!first_write_) first_write_ = start;
+        const auto bracket = machine_.write_tsc_by_value(vcpu, map.at(start));
         if (!bracket) return tl::unexpected(bracket.error());
-        const auto read = machine_.read_tsc_by_value(vcpu);
-        if (!read) return tl::unexpected(read.error());
-        applied_.map_bound_ticks[vcpu] = guest_ticks(map, read->after - read->before);
-        applied_.maps[vcpu] = map.through(read->before, read->value);
-        const std::uint64_t allowed =
-            guest_ticks(map, read->after - bracket->before) + applied_.map_bound_ticks[vcpu];
-        const auto off = read->value - map.at(read->before);
-        if (off.magnitude() <= allowed) return {};
-        return state::fail(ErrorCode::kKernel, fmt::format("vCPU {} IA32_TSC", vcpu),
-                           fmt::format("written by value, it reads {} ticks off the prescribed "
-                                       "line, more than the {} of the write",
-                                       off.raw(), allowed),
-                           "KVM's TSC synchronisation took the write for its own (before Linux "
-                           "6.7: the first second of a vCPU). "
-                           "Use the offset attribute, or wait and retry");
+        const auto seen = observe(machine_, vcpu, map);
+        if (!seen) return tl::unexpected(seen.error());
+        return keep(vcpu, *seen, guest_ticks(map, bracket->after - *first_write_),
+                    "KVM's TSC synchronisation took the write for its own (before Linux 6.7: the "
+                    "first second of a vCPU). Use the offset attribute, or wait and retry");
     }
 
     Status write_kvmclock() {
@@ -114,6 +170,7 @@ class Applier {
     const Plan& plan_;
     const ApplyOptions& options_;
     Applied applied_;
+    std::optional<Count<HostCounter>> first_write_;  ///< by value
 };
 
 }  // namespace
@@ -136,11 +193,10 @@ Result<Applied> apply_by_value(Machine& machine, const state::Record& record, co
             applied.map_bound_ticks.push_back(0);
             continue;
         }
-        const auto read = machine.read_tsc_by_value(vcpu);
-        if (!read) return tl::unexpected(read.error());
-        const TscMap map = plan.tsc[vcpu].map.through(read->before, read->value);
-        applied.maps.push_back(map);
-        applied.map_bound_ticks.push_back(guest_ticks(map, read->after - read->before));
+        const auto seen = observe(machine, vcpu, plan.tsc[vcpu].map);
+        if (!seen) return tl::unexpected(seen.error());
+        applied.maps.push_back(seen->map);
+        applied.map_bound_ticks.push_back(seen->bound_ticks);
     }
     if (!record.kvmclock) return applied;
     const Instant<Kvmclock> stopped = record.kvmclock->line.at(record.vcpus.front().counter);

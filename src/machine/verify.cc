@@ -10,6 +10,22 @@ using state::ClockCertificate;
 using state::ClockKind;
 using state::Plan;
 
+/// What the terms of a bound that belong to the controls here allow a seam to be.
+std::uint64_t control_bound(const state::Bound& bound) {
+    state::Bound controls;
+    for (const state::BoundTerm& term : bound)
+        if (term.source == state::BoundSource::kByValueWrite ||
+            term.source == state::BoundSource::kTrim ||
+            term.source == state::BoundSource::kReadBack)
+            controls.add(term.source, term.size);
+    return controls.total();
+}
+
+std::uint64_t sum(std::uint64_t a, std::uint64_t b) {
+    std::uint64_t total = 0;
+    return __builtin_add_overflow(a, b, &total) ? ~std::uint64_t{0} : total;
+}
+
 ClockCertificate certify_tsc(const Plan& plan, const Applied& applied, std::size_t vcpu) {
     const state::PrescribedTsc& prescribed = plan.tsc[vcpu];
     ClockCertificate out;
@@ -20,31 +36,33 @@ ClockCertificate certify_tsc(const Plan& plan, const Applied& applied, std::size
     const Count<GuestCounter> realised = applied.maps[vcpu].at(plan.resume_at);
     out.realised = realised.raw();
     out.seam = (realised - prescribed.at_resume).raw();
-    out.seam_bound = applied.map_bound_ticks[vcpu];
-    for (const state::BoundTerm& term : prescribed.bound)
-        if (term.source == state::BoundSource::kByValueWrite) out.seam_bound += term.size;
+    out.seam_bound = sum(applied.map_bound_ticks[vcpu], control_bound(prescribed.bound));
     out.bound = prescribed.bound;
     return out;
 }
 
 /// kvmclock as the kernel has it now, carried to the resume instant along the prescribed line (the
-/// slopes are one).
+/// slopes are one). The line is in vCPU 0's ticks, so what that counter is off by is in the seam.
 Result<ClockCertificate> certify_kvmclock(Machine& machine, const Plan& plan,
                                           const Applied& applied) {
-    const KvmclockTarget target{plan.kvmclock->line, applied.maps.front()};
-    const auto seam = kvmclock_seam(machine, target);
-    if (!seam) return tl::unexpected(seam.error());
+    const state::PrescribedKvmclock& prescribed = *plan.kvmclock;
+    const KvmclockTarget target{prescribed.line, applied.maps.front()};
+    const auto off_target = kvmclock_seam(machine, target);
+    if (!off_target) return tl::unexpected(off_target.error());
+    const Instant<Kvmclock> realised = target.at(plan.resume_at) + *off_target;
     ClockCertificate out;
     out.clock = ClockKind::kKvmclock;
     out.unit = "ns";
-    out.prescribed = plan.kvmclock->at_resume.raw();
-    out.realised = (plan.kvmclock->at_resume + *seam).raw();
-    out.seam = seam->raw();
-    for (const state::BoundTerm& term : plan.kvmclock->bound)
-        if (term.source == state::BoundSource::kTrim ||
-            term.source == state::BoundSource::kReadBack)
-            out.seam_bound += term.size;
-    out.bound = plan.kvmclock->bound;
+    out.prescribed = prescribed.at_resume.raw();
+    out.realised = realised.raw();
+    out.seam = (realised - prescribed.at_resume).raw();
+    // The realised line of the counter may be below the one it was read as.
+    const Count<GuestCounter> tsc = target.map.at(plan.resume_at);
+    const auto below = time::Ticks<GuestCounter>::from_raw(
+        static_cast<std::int64_t>(applied.map_bound_ticks.front()));
+    const auto unsure = target.line.at(tsc) - target.line.at(tsc - below);
+    out.seam_bound = sum(control_bound(prescribed.bound), unsure.magnitude());
+    out.bound = prescribed.bound;
     return out;
 }
 

@@ -147,7 +147,7 @@ Status IdealMachine::set_tsc_khz(std::size_t vcpu, std::uint64_t khz) {
 Status IdealMachine::set_tsc_adjust(std::size_t vcpu, std::int64_t value) {
     if (auto bad = check(vcpu); !bad) return bad;
     host_.step();
-    vcpus_[vcpu].tsc_adjust = value;
+    if (!host_.drops_tsc_adjust) vcpus_[vcpu].tsc_adjust = value;
     return {};
 }
 
@@ -180,8 +180,14 @@ Result<WriteBracket> IdealMachine::write_tsc_by_value(std::size_t vcpu, Count<Gu
     WriteBracket bracket;
     bracket.before = now();
     const Count<HostCounter> at = now();
-    if (!lacks(state::Quirk::kTscWriteIgnored))
-        vcpus_[vcpu].map = vcpus_[vcpu].map.through(at, value);
+    if (!lacks(state::Quirk::kTscWriteIgnored)) {
+        TscMap& map = vcpus_[vcpu].map;
+        const bool shares =
+            host_.synchronises_writes && last_written_ &&
+            (last_written_->at(at) - value).magnitude() < vcpus_[vcpu].frequency.hz();
+        map = shares ? *last_written_ : map.through(at, value);
+        last_written_ = map;
+    }
     bracket.after = now();
     return bracket;
 }

@@ -262,6 +262,83 @@ TEST(MigrationByValue, ADestinationWithoutTheAttributeIsWithinItsBound) {
     }
 }
 
+TEST(MigrationByValue, KvmclockIsAsFarOffAsTheCounterThatItRidesOn) {
+    World world;
+    world.source = host(2'000'000, 1);
+    world.destination = host(2'000'000, 2);
+    world.destination.quirks = static_cast<state::Quirks>(state::Quirk::kNoTscOffset);
+    world.destination.call_ticks_max = 200'000;  // 100 us
+    world.blackout_ns = 500'000'000;
+    Migration migration{world};
+    migration.run({});
+    const auto& clock = migration.moved.certificate.clocks.back();
+    ASSERT_EQ(clock.clock, state::ClockKind::kKvmclock);
+    const auto truth = migration.to().guest_kvmclock(migration.moved.plan.resume_at);
+    const auto off = truth - Instant<Kvmclock>::from_raw(clock.realised);
+    EXPECT_LE(off.magnitude(), migration.moved.applied.map_bound_ticks[0] / 2 + 3);
+    EXPECT_LT(clock.seam, -1'000) << "the counter is late by up to 100 us, and kvmclock with it";
+    EXPECT_TRUE(clock.holds());
+}
+
+TEST(MigrationByValue, KvmsSynchronisationOfTheVcpusIsNoError) {
+    World world;
+    world.source = host(2'000'000, 1);
+    world.destination = host(2'000'000, 2);
+    world.destination.quirks = static_cast<state::Quirks>(state::Quirk::kNoTscOffset);
+    world.destination.synchronises_writes = true;
+    world.destination.call_ticks_max = 20'000;
+    world.blackout_ns = 500'000'000;
+    for (std::uint64_t seed = 0; seed < 5'000; ++seed) {
+        world.destination.seed = seed;
+        Migration migration{world};
+        migration.run({});  // the first write may be later than all that follow
+        const auto resume = migration.moved.plan.resume_at;
+        for (std::size_t vcpu = 1; vcpu < kVcpus; ++vcpu)
+            EXPECT_EQ(migration.to().guest_tsc(vcpu, resume), migration.to().guest_tsc(0, resume));
+    }
+}
+
+TEST(MigrationByValue, WhereNothingMovesTheTscItIsLookedAtAllTheSame) {
+    World world;
+    world.source = host(2'000'000, 1);
+    world.source.counter = 0;  // guests are made with the host's own counter
+    world.source.call_ticks_max = 100;
+    world.source.quirks = static_cast<state::Quirks>(state::Quirk::kTscOffsetIgnored) |
+                          static_cast<state::Quirks>(state::Quirk::kTscWriteIgnored);
+    IdealMachine from{world.source, kVcpus, world.guest};
+    world.source.sleep(1'000'000);
+    const auto record = capture(from);
+    ASSERT_TRUE(record);
+    const auto destination = destination_for(from, *record);
+    const auto plan = state::plan(*record, *destination, {});
+    ASSERT_TRUE(plan) << plan.error().front().message;
+    const auto applied = apply(from, *plan);
+    ASSERT_TRUE(applied) << applied.error().message();
+    EXPECT_GT(applied->map_bound_ticks[0], 0U) << "the certificate rests on a look";
+    // Another VM there has another line, and nothing in the plan would have touched it.
+    IdealMachine other{world.source, kVcpus, world.guest};
+    const auto refused = apply(other, *plan);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, state::ErrorCode::kKernel);
+}
+
+TEST(Migration, ATscAdjustThatTheKernelDropsIsFoundOut) {
+    World world;
+    world.source = host(2'000'000, 1);
+    IdealMachine from{world.source, 2, world.guest};
+    ASSERT_TRUE(from.set_tsc_adjust(1, -5));
+    const auto record = capture(from);
+    ASSERT_TRUE(record);
+    const auto destination = destination_for(from, *record);
+    const auto plan = state::plan(*record, *destination, {});
+    ASSERT_TRUE(plan);
+    IdealMachine to{world.source, 2, world.guest};
+    world.source.drops_tsc_adjust = true;
+    const auto applied = apply(to, *plan);
+    ASSERT_FALSE(applied);
+    EXPECT_NE(applied.error().where.find("TSC_ADJUST"), std::string::npos);
+}
+
 TEST(MigrationByValue, AHostThatIgnoresTheWriteIsFoundOut) {
     World world;
     world.source = host(2'000'000, 1);

@@ -24,7 +24,7 @@ Result<state::Destination> destination_for(Machine& machine, const state::Record
 
 /// What the writes of a plan did.
 struct Applied {
-    /// The realised map of each vCPU: read back, or derived from the bracket of a write by value.
+    /// The realised map of each vCPU: read back, or derived from the bracket of a read by value.
     std::vector<TscMap> maps;
     /// How far each realised map may be from the true one, in ticks: 0 with the attribute.
     std::vector<std::uint64_t> map_bound_ticks;

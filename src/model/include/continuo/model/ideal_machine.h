@@ -35,6 +35,11 @@ struct IdealHost {
     state::HostIdentity identity{{1}, "ideal"};
     std::optional<int> scaling_frac_bits;
     state::Quirks quirks = 0;
+    /// A write of IA32_TSC within a second of the line of the one before takes that line, as KVM
+    /// has it.
+    bool synchronises_writes = false;
+    /// IA32_TSC_ADJUST takes writes and drops them, as KVM does where the guest's CPUID has none.
+    bool drops_tsc_adjust = false;
     /// Ticks that the next call takes, at most this, drawn from a generator of its own; 0: calls
     /// take no time.
     std::uint64_t call_ticks_max = 0;
@@ -100,6 +105,7 @@ class IdealMachine final : public Machine {
 
     IdealHost& host_;
     std::vector<Vcpu> vcpus_;
+    std::optional<TscMap> last_written_;
     Count<HostCounter> kvmclock_anchor_;
     Instant<Kvmclock> kvmclock_at_anchor_;
 };

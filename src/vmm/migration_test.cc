@@ -440,14 +440,16 @@ StepObserver die_at(Step step, std::atomic<int>& own_vm_runs) {
         ::pause();
 }
 
-[[noreturn]] void source_process(World& world, const Address& address, std::optional<Step> die) {
+[[noreturn]] void source_process(World& world, const Address& address, std::optional<Step> die,
+                                 bool may_ask) {
     MigrationOptions options = quick();
     if (die) options.observer = die_at(*die, world.source_runs);
     FakeSource vm{world};
     auto connection = connect_to(address, 2s);
     if (!connection) _exit(5);
-    const auto outcome = send_vm(
-        std::move(*connection), vm, [&] { return connect_to(address, 1s); }, options);
+    std::function<Result<kvm::Fd>()> again;
+    if (may_ask) again = [&] { return connect_to(address, 1s); };
+    const auto outcome = send_vm(std::move(*connection), vm, again, options);
     world.source_done = static_cast<int>(outcome.index()) + 1;
     for (;;)
         ::pause();
@@ -458,7 +460,7 @@ bool is_source_step(Step step) {
 }
 
 /// Two processes; one of them kills itself at `step`.
-void kill_at(Step step, Address address) {
+void kill_at(Step step, Address address, bool may_ask = true) {
     SharedWorld world;
     int port_pipe[2];
     ASSERT_EQ(::pipe(port_pipe), 0);
@@ -471,7 +473,7 @@ void kill_at(Step step, Address address) {
     ASSERT_EQ(::read(port_pipe[0], &port, sizeof port), static_cast<ssize_t>(sizeof port));
     if (port != 0) address.port = std::to_string(port);
     const pid_t source = ::fork();
-    if (source == 0) source_process(*world, address, die(true));
+    if (source == 0) source_process(*world, address, die(true), may_ask);
 
     const pid_t victim = is_source_step(step) ? source : destination;
     int status = 0;
@@ -514,6 +516,12 @@ TEST_P(DeathAtEachStep, OverAUnixSocket) {
 
 TEST_P(DeathAtEachStep, OverTcp) {
     kill_at(static_cast<Step>(GetParam()), *parse_address("tcp:127.0.0.1:0"));
+}
+
+TEST(Migration, ADestinationsDeathIsProvenWithoutAskingAnybody) {
+    for (const Step step :
+         {Step::kDestinationAwaitCommit, Step::kDestinationRun, Step::kDestinationRunning})
+        kill_at(step, test_address("-proof"), false);
 }
 
 INSTANTIATE_TEST_SUITE_P(Steps, DeathAtEachStep,

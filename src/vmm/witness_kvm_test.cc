@@ -176,6 +176,18 @@ TEST_F(WitnessOnKvm, JobsRunOnTheVcpusOwnThreads) {
     ASSERT_OK(machine_->stop());
 }
 
+TEST_F(WitnessOnKvm, SixtyFourVcpusRunAndStop) {
+    boot(64, {.timer_period_ns = 50'000'000});
+    ASSERT_OK(machine_->resume());
+    run_for_loops(3);
+    ASSERT_OK(machine_->stop());
+    const auto reports = witness_reports(machine_->memory(), 64);
+    ASSERT_OK(reports);
+    for (const witness::Report& report : *reports)
+        expect_sane(report);
+    EXPECT_EQ(summarise(*reports).worst_backward_tsc, 0u);
+}
+
 TEST_F(WitnessOnKvm, AFaultIsNamed) {
     boot(1, {});
     auto regs = machine_->vcpus()[0].regs();

@@ -24,11 +24,13 @@ struct Invocation {
     std::function<Result<ExitCode>()> run;
 };
 
+void add_capture(CLI::App& program, Invocation& invocation);
 void add_doctor(CLI::App& program, Invocation& invocation);
 void add_scale(CLI::App& program, Invocation& invocation);
 void add_inspect(CLI::App& program, Invocation& invocation);
 void add_plan(CLI::App& program, Invocation& invocation);
 void add_version(CLI::App& program, Invocation& invocation);
+void add_vm(CLI::App& program, Invocation& invocation);
 
 /// Adds a command of this name: `run` is called with its options once the whole line is parsed.
 /// `example` stands at the end of its --help.

@@ -24,6 +24,8 @@ void set_up(CLI::App& program, Invocation& invocation) {
     program.footer(footer());
     program.get_formatter()->column_width(26);
     add_doctor(program, invocation);
+    add_vm(program, invocation);
+    add_capture(program, invocation);
     add_scale(program, invocation);
     add_inspect(program, invocation);
     add_plan(program, invocation);

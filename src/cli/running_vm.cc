@@ -1,0 +1,231 @@
+#include "running_vm.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <nlohmann/json.hpp>
+#include <type_traits>
+
+#include "progress.h"
+#include "text.h"
+
+namespace continuo::cli {
+
+using state::ErrorCode;
+using state::fail;
+using state::Json;
+using state::Result;
+using state::Status;
+using Clock = std::chrono::steady_clock;
+using namespace std::chrono_literals;
+
+namespace {
+
+volatile std::sig_atomic_t signalled = 0;
+
+extern "C" void on_signal(int /*number*/) {
+    signalled = 1;
+}
+
+std::string text_of_key(const Json& request, const char* key) {
+    const auto found = request.find(key);
+    return found != request.end() && found->is_string() ? found->get<std::string>() : std::string{};
+}
+
+std::chrono::milliseconds as_ms(std::chrono::nanoseconds length) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(length);
+}
+
+class RunningVm {
+  public:
+    RunningVm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
+              const ControlServer* control, std::optional<std::chrono::nanoseconds> run_for)
+        : vm_{std::make_unique<vmm::KvmSourceVm>(host.system, std::move(machine), host.findings)},
+          control_{control} {
+        if (run_for) until_ = Clock::now() + *run_for;
+    }
+
+    Result<VmRun> run() {
+        while (!end_) {
+            wait();
+            if (auto well = look(); !well) return tl::unexpected(std::move(well.error()));
+        }
+        if (vm_->machine() != nullptr)
+            if (auto stopped = vm_->stop(); !stopped)
+                return tl::unexpected(std::move(stopped.error()));
+        return VmRun{*end_, std::move(vm_), stats_};
+    }
+
+  private:
+    /// Until there is a client, or it is time to look again.
+    void wait() {
+        auto left = 50ms;
+        if (until_) left = std::min(left, std::max(0ms, as_ms(*until_ - Clock::now())));
+        pollfd listener{control_ != nullptr ? control_->fd() : -1, POLLIN, 0};
+        if (::poll(&listener, 1, static_cast<int>(left.count())) <= 0) return;
+        if (auto client = control_->accept()) serve(*client);
+    }
+
+    Status look() {
+        if (end_) return {};
+        if (auto well = vm_->machine()->health(); !well) return well;
+        if (vm_->machine()->exit_code()) end_ = VmEnd::kGuest;
+        if (until_ && Clock::now() >= *until_) end_ = VmEnd::kTime;
+        if (signalled != 0) end_ = VmEnd::kSignal;
+        return {};
+    }
+
+    /// A client that breaks off harms nobody: its command has been carried out or not.
+    void serve(const kvm::Fd& client) {
+        const auto request = receive_line(client, 2s);
+        const auto answer = request ? carry_out(*request) : tl::unexpected(request.error());
+        (void)send_line(client, answer ? *answer : state::error_to_json(answer.error()));
+    }
+
+    Result<Json> carry_out(const Json& request) {
+        const std::string command = text_of_key(request, "command");
+        if (command == "status") return status();
+        if (command == "capture") return capture();
+        if (command == "send") return send(request);
+        if (command == "resume") return resume();
+        if (command == "stop") {
+            end_ = VmEnd::kStopped;
+            return status();
+        }
+        return fail(ErrorCode::kInvalidArgument, "control socket",
+                    fmt::format("no command '{}'", printable(command)),
+                    "The commands are status, capture, send, resume and stop");
+    }
+
+    Result<Json> status() {
+        auto& machine = *vm_->machine();
+        Json json;
+        json["running"] = machine.running();
+        json["vcpus"] = machine.config().vcpus;
+        json["memory_bytes"] = machine.config().memory_bytes;
+        json["witness"] = witness_json(machine);
+        return json;
+    }
+
+    Result<Json> capture() {
+        const bool was_running = vm_->machine()->running();
+        const auto stopped_at = Clock::now();
+        if (auto stopped = vm_->stop(); !stopped) return tl::unexpected(stopped.error());
+        const auto captured = vm_->capture_clocks();
+        if (was_running)
+            if (auto resumed = vm_->resume(); !resumed) return tl::unexpected(resumed.error());
+        if (!captured) return tl::unexpected(captured.error());
+        Json json;
+        json["record"] = state::record_to_json(*vm_->record());
+        json["paused_ns"] = std::chrono::nanoseconds{Clock::now() - stopped_at}.count();
+        return json;
+    }
+
+    Result<Json> resume() {
+        if (auto resumed = vm_->resume(); !resumed) return tl::unexpected(resumed.error());
+        return status();
+    }
+
+    Result<Json> send(const Json& request) {
+        const auto address = vmm::parse_address(text_of_key(request, "to"));
+        if (!address) return tl::unexpected(address.error());
+        if (!vm_->machine()->running())
+            return fail(ErrorCode::kBusy, "vm send", "the VM stands still",
+                        "Find out who has it; `continuo vm resume` lets it go on here");
+        const auto connect = [to = *address] { return vmm::connect_to(to, 5s); };
+        auto connection = connect();
+        if (!connection) return tl::unexpected(std::move(connection.error()));
+        vmm::MigrationOptions options;
+        options.observer = [](vmm::Step step) {
+            if (step == vmm::Step::kSourceRound || step == vmm::Step::kSourceStop ||
+                step == vmm::Step::kSourceCommit)
+                progress("source: {}", name(step));
+        };
+        progress("sending the VM to {}", address->text());
+        return outcome_json(vmm::send_vm(std::move(*connection), *vm_, connect, options));
+    }
+
+    Result<Json> outcome_json(const vmm::SourceOutcome& outcome) {
+        if (const auto* moved = std::get_if<vmm::Moved>(&outcome)) {
+            end_ = VmEnd::kMovedAway;
+            stats_ = moved->stats;
+            return Json{{"outcome", "moved"}, {"migration", stats_json(moved->stats)}};
+        }
+        state::Error reason = std::holds_alternative<vmm::Kept>(outcome)
+                                  ? std::get<vmm::Kept>(outcome).reason
+                                  : std::get<vmm::Undecided>(outcome).reason;
+        const bool kept = std::holds_alternative<vmm::Kept>(outcome);
+        reason.what += kept ? "; the VM goes on here, as it was" : "; the VM stands still here";
+        return tl::unexpected(std::move(reason));
+    }
+
+    std::unique_ptr<vmm::KvmSourceVm> vm_;
+    const ControlServer* control_;
+    std::optional<Clock::time_point> until_;
+    std::optional<VmEnd> end_;
+    std::optional<vmm::MigrationStats> stats_;
+};
+
+}  // namespace
+
+void end_vms_by_signals() {
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    ::sigaction(SIGINT, &action, nullptr);
+    ::sigaction(SIGTERM, &action, nullptr);
+}
+
+std::string_view name(VmEnd end) {
+    switch (end) {
+        case VmEnd::kTime:
+            return "time";
+        case VmEnd::kSignal:
+            return "signal";
+        case VmEnd::kStopped:
+            return "stopped";
+        case VmEnd::kMovedAway:
+            return "moved";
+        case VmEnd::kGuest:
+            return "guest";
+    }
+    return "unknown";
+}
+
+Result<VmRun> run_vm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
+                     const ControlServer* control,
+                     std::optional<std::chrono::nanoseconds> run_for) {
+    return RunningVm{host, std::move(machine), control, run_for}.run();
+}
+
+Json stats_json(const vmm::MigrationStats& stats) {
+    Json json;
+    json["rounds"] = stats.rounds;
+    json["pages_sent"] = stats.pages_sent;
+    json["zero_pages"] = stats.zero_pages;
+    json["last_pages"] = stats.last_pages;
+    json["bytes"] = stats.bytes;
+    json["total_ns"] = stats.total.count();
+    json["downtime_ns"] = stats.downtime.count();
+    return json;
+}
+
+Json witness_json(vmm::VirtualMachine& machine) {
+    const auto reports = vmm::witness_reports(machine.memory(), machine.config().vcpus);
+    if (!reports) return nullptr;
+    const vmm::WitnessSummary summary = vmm::summarise(*reports);
+    Json json;
+    json["loops"] = summary.loops;
+    json["backward_steps"] = summary.backward_steps;
+    json["worst_backward_tsc"] = summary.worst_backward_tsc;
+    json["worst_backward_kvmclock"] = summary.worst_backward_kvmclock;
+    json["worst_cross_skew_ns"] = summary.worst_cross_skew_ns;
+    json["ticks"] = summary.ticks;
+    json["guest_stopped"] = summary.guest_stopped;
+    json["pages_written"] = summary.pages_written;
+    return json;
+}
+
+}  // namespace continuo::cli

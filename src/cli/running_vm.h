@@ -1,0 +1,48 @@
+// A VM that runs until something ends it: a signal, a time, the guest, or a migration away; and the
+// commands that reach it through its control socket meanwhile.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "continuo/state/json.h"
+#include "continuo/vmm/kvm_migration.h"
+#include "continuo/vmm/migration.h"
+#include "control.h"
+#include "local_host.h"
+
+namespace continuo::cli {
+
+/// Makes SIGINT and SIGTERM end run_vm() instead of the process. Not undone.
+void end_vms_by_signals();
+
+/// Why a VM does not run here any more.
+enum class VmEnd : std::uint8_t {
+    kTime,       ///< it ran as long as it was to
+    kSignal,     ///< SIGINT or SIGTERM
+    kStopped,    ///< told so through the control socket
+    kMovedAway,  ///< it runs elsewhere
+    kGuest,      ///< the guest wrote its exit code
+};
+std::string_view name(VmEnd end);
+
+struct VmRun {
+    VmEnd end{};
+    /// Holds the VM, stopped; none once it has moved away.
+    std::unique_ptr<vmm::KvmSourceVm> vm;
+    std::optional<vmm::MigrationStats> stats;  ///< of the migration away
+};
+
+/// Serves `control` (may be null) while `machine` runs, for `run_for` where given. kGuest or
+/// kKernel where a vCPU could not go on.
+state::Result<VmRun> run_vm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
+                            const ControlServer* control,
+                            std::optional<std::chrono::nanoseconds> run_for);
+
+state::Json stats_json(const vmm::MigrationStats& stats);
+/// What the witness in the VM has seen so far; null where the guest is no witness. Exact where the
+/// VM is stopped.
+state::Json witness_json(vmm::VirtualMachine& machine);
+
+}  // namespace continuo::cli

@@ -1,0 +1,136 @@
+// continuo vm receive: takes in a VM that a `vm send` migrates here, certifies its clocks, runs it.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "arrival.h"
+#include "certificate_table.h"
+#include "number.h"
+#include "policy_option.h"
+#include "progress.h"
+#include "text.h"
+#include "vm.h"
+#include "vm_options.h"
+
+namespace continuo::cli {
+
+namespace {
+
+using state::ErrorCode;
+using state::fail;
+using namespace std::chrono_literals;
+
+constexpr const char* kExample =
+    "The certificate is printed once the VM runs here; then it goes on running until a signal, "
+    "--for\n"
+    "or a migration away. Ends with 1 where the certificate does not hold.\n"
+    "Example:\n"
+    "  $ continuo vm receive --listen tcp:0.0.0.0:7000 --policy advance --control /tmp/vm.sock\n";
+
+struct Options {
+    std::string listen;
+    std::string policy = "advance";
+    std::string control;
+    std::string run_for;
+    std::string wait = "1h";
+    bool json = false;
+};
+
+struct Settings {
+    vmm::Address address;
+    vmm::ArrivalOptions arrival;
+    std::optional<std::chrono::nanoseconds> run_for;
+    std::chrono::milliseconds wait{};
+};
+
+Result<Settings> parse(const Options& options) {
+    Settings out;
+    const auto address = vmm::parse_address(options.listen);
+    if (!address) return tl::unexpected(address.error());
+    out.address = *address;
+    const auto policy = parse_policy(options.policy);
+    if (!policy) return tl::unexpected(policy.error());
+    out.arrival.plan.policy = *policy;
+    const auto run_for = parse_run_for(options.run_for);
+    if (!run_for) return tl::unexpected(run_for.error());
+    out.run_for = *run_for;
+    const auto wait = parse_duration("--wait", options.wait);
+    if (!wait) return tl::unexpected(wait.error());
+    out.wait = std::chrono::duration_cast<std::chrono::milliseconds>(
+        std::chrono::nanoseconds{static_cast<std::int64_t>(*wait)});
+    return out;
+}
+
+Result<ExitCode> print_arrival(const Arrival& arrival, bool as_json) {
+    const ExitCode code = arrival.certificate.holds() ? ExitCode::kDone : ExitCode::kDoesNotHold;
+    if (as_json) {
+        Json json;
+        json["certificate"] = state::certificate_to_json(arrival.certificate);
+        json["migration"] = stats_json(arrival.stats);
+        json["attempts"] = arrival.attempts;
+        json["taken_over"] = arrival.taken_over;
+        return print_json(json, code);
+    }
+    return print_text(certificate_table(arrival.certificate) + "\n" +
+                          observed_table(arrival.certificate) + "\n" +
+                          seam_plot(arrival.certificate, std::nullopt, arrival.guest_frequency),
+                      code);
+}
+
+Result<ExitCode> go_on(const LocalHost& host, vmm::KvmDestinationVm& vm,
+                       const ControlServer* control, const Settings& settings, ExitCode code) {
+    end_vms_by_signals();
+    auto ended = run_vm(host, vm.release(), control, settings.run_for);
+    if (!ended) return tl::unexpected(std::move(ended.error()));
+    progress("the VM ended here: {}", name(ended->end));
+    if (ended->vm->machine() == nullptr) return code;
+    const Json witness = witness_json(*ended->vm->machine());
+    if (!witness.is_object()) return code;
+    const auto backward = witness.at("backward_steps").get<std::uint64_t>();
+    progress("the witness saw {} backward steps in {} loops", backward,
+             witness.at("loops").get<std::uint64_t>());
+    return backward != 0 ? ExitCode::kDoesNotHold : code;
+}
+
+Result<ExitCode> run(const Options& options) {
+    const auto settings = parse(options);
+    if (!settings) return tl::unexpected(settings.error());
+    const auto control = open_control(options.control);
+    if (!control) return tl::unexpected(control.error());
+    const auto host = examine_local_host();
+    if (!host) return tl::unexpected(host.error());
+    auto receiver = vmm::Receiver::open(settings->address);
+    if (!receiver) return tl::unexpected(std::move(receiver.error()));
+    progress("listening on {}", (*receiver)->address().text());
+    vmm::KvmDestinationVm vm{host->system, host->findings, settings->arrival};
+    auto outcome = (*receiver)->receive(vm, {}, settings->wait);
+    if (!outcome) return tl::unexpected(std::move(outcome.error()));
+    if (const auto* discarded = std::get_if<vmm::Discarded>(&*outcome))
+        return tl::unexpected(discarded->reason);
+    const auto arrival = describe_arrival(vm, std::get<vmm::Arrived>(*outcome));
+    if (!arrival) return tl::unexpected(arrival.error());
+    const auto code = print_arrival(*arrival, options.json);
+    if (!code) return code;
+    return go_on(*host, vm, *control ? &**control : nullptr, *settings, *code);
+}
+
+}  // namespace
+
+void add_vm_receive(CLI::App& vm, Invocation& invocation) {
+    const auto options = std::make_shared<Options>();
+    CLI::App* command = add_command(vm, invocation, "receive", "Receive a VM, certify its clocks",
+                                    kExample, options, &run);
+    command->add_option("--listen", options->listen, "Where to wait for a source")
+        ->type_name("unix:PATH|tcp:HOST:PORT")
+        ->required();
+    add_policy_option(*command, options->policy);
+    command->add_option("--control", options->control, "Take commands on this Unix socket")
+        ->type_name("PATH");
+    command->add_option("--wait", options->wait, "Longest time to wait for a source (else 1h)")
+        ->type_name("DURATION");
+    command->add_option("--for", options->run_for, "End this long after the arrival")
+        ->type_name("DURATION");
+    add_json_flag(*command, options->json);
+}
+
+}  // namespace continuo::cli

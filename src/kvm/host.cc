@@ -43,7 +43,7 @@ std::string kernel_name() {
 
 /// The multiplier's format goes with the virtualisation that the processor has.
 std::optional<int> frac_bits(const CpuidEntries& cpuid) {
-    const kvm_cpuid_entry2* vendor = find_cpuid(cpuid, 0);
+    const CpuidEntry* vendor = find_cpuid(cpuid, 0);
     if (vendor == nullptr) return std::nullopt;
     constexpr std::uint32_t kEbxOfIntel = 0x756e6547;    // "Genu"
     constexpr std::uint32_t kEbxOfZhaoxin = 0x6f656743;  // "Cent", VMX too

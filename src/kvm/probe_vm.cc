@@ -153,7 +153,7 @@ Status ProbeVm::load_code() {
 
 Status ProbeVm::start(Vcpu& vcpu, const CpuidEntries& cpuid) {
     CpuidEntries own = cpuid;
-    if (kvm_cpuid_entry2* features = find_cpuid(own, abi::kCpuidFeatures)) {
+    if (CpuidEntry* features = find_cpuid(own, abi::kCpuidFeatures)) {
         features->ebx = (features->ebx & 0x00ff'ffffU) | vcpu.id() << 24;
         // KVM offers it by capability, not in its list (up to Linux 6.14 or so).
         if (has_deadline_) features->ecx |= 1U << abi::kCpuid1EcxTscDeadline;

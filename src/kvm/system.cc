@@ -2,33 +2,30 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
-
-#include "flexible.h"
 
 namespace continuo::kvm {
 
 namespace {
 
 constexpr int kApiVersion = 12;
-/// More than any kernel answers (KVM_MAX_CPUID_ENTRIES is 256); E2BIG would say otherwise.
-constexpr std::uint32_t kMaxCpuidEntries = 256;
-constexpr std::uint32_t kMaxMsrIndices = 4096;
+/// More than any kernel answers; E2BIG would say otherwise.
+constexpr std::size_t kMsrIndicesMax = 4096;
 
 }  // namespace
 
-const kvm_cpuid_entry2* find_cpuid(const CpuidEntries& entries, std::uint32_t function,
-                                   std::uint32_t index) {
-    for (const kvm_cpuid_entry2& entry : entries) {
-        const bool indexed = (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0;
+const CpuidEntry* find_cpuid(const CpuidEntries& entries, std::uint32_t function,
+                             std::uint32_t index) {
+    for (const CpuidEntry& entry : entries) {
+        const bool indexed = (entry.flags & abi::kKVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0;
         if (entry.function == function && (!indexed || entry.index == index)) return &entry;
     }
     return nullptr;
 }
 
-kvm_cpuid_entry2* find_cpuid(CpuidEntries& entries, std::uint32_t function, std::uint32_t index) {
-    return const_cast<kvm_cpuid_entry2*>(
+CpuidEntry* find_cpuid(CpuidEntries& entries, std::uint32_t function, std::uint32_t index) {
+    return const_cast<CpuidEntry*>(
         find_cpuid(static_cast<const CpuidEntries&>(entries), function, index));
 }
 
@@ -70,21 +67,21 @@ Result<int> System::check_extension(int capability) const {
 }
 
 Result<CpuidEntries> System::supported_cpuid() const {
-    FlexibleBuffer<CpuidHeader, kvm_cpuid_entry2> buffer{kMaxCpuidEntries};
-    buffer.header().nent = kMaxCpuidEntries;
+    abi::KvmCpuid2<kCpuidEntriesMax> answer;
     const auto done =
-        checked_ioctl(fd_.get(), kIoctlGetSupportedCpuid, buffer.data(), "KVM_GET_SUPPORTED_CPUID");
+        checked_ioctl(fd_.get(), abi::kKVM_GET_SUPPORTED_CPUID, &answer, "KVM_GET_SUPPORTED_CPUID");
     if (!done) return tl::unexpected(done.error());
-    return buffer.entries(buffer.header().nent);
+    const std::size_t count = std::min<std::size_t>(answer.head.nent, kCpuidEntriesMax);
+    return CpuidEntries{answer.entries.data(), answer.entries.data() + count};
 }
 
 Result<std::vector<std::uint32_t>> System::msr_index_list() const {
-    FlexibleBuffer<MsrListHeader, std::uint32_t> buffer{kMaxMsrIndices};
-    buffer.header().nmsrs = kMaxMsrIndices;
+    abi::KvmMsrList<kMsrIndicesMax> answer;
     const auto done =
-        checked_ioctl(fd_.get(), kIoctlGetMsrIndexList, buffer.data(), "KVM_GET_MSR_INDEX_LIST");
+        checked_ioctl(fd_.get(), abi::kKVM_GET_MSR_INDEX_LIST, &answer, "KVM_GET_MSR_INDEX_LIST");
     if (!done) return tl::unexpected(done.error());
-    return buffer.entries(buffer.header().nmsrs);
+    const std::size_t count = std::min<std::size_t>(answer.head.nmsrs, kMsrIndicesMax);
+    return std::vector<std::uint32_t>{answer.indices.data(), answer.indices.data() + count};
 }
 
 }  // namespace continuo::kvm

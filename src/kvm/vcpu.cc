@@ -3,11 +3,9 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
-
-#include "flexible.h"
 
 namespace continuo::kvm {
 
@@ -23,7 +21,7 @@ std::string msr_name(std::uint32_t index) {
 
 bool MsrBatch::add(std::uint32_t index, std::uint64_t data) {
     if (full()) return false;
-    entries_[nmsrs_++] = kvm_msr_entry{index, 0, data};
+    msrs_.entries[msrs_.head.nmsrs++] = abi::kvm_msr_entry{index, 0, data};
     return true;
 }
 
@@ -150,37 +148,37 @@ Status Vcpu::set_mp_state(const kvm_mp_state& mp_state) {
 }
 
 Status Vcpu::get_xsave(std::span<std::byte> area) const {
-    if (area.size() < kXsaveBytes) {
+    if (area.size() < sizeof(abi::kvm_xsave)) {
         return state::fail(state::ErrorCode::kInvalidArgument, "KVM_GET_XSAVE",
                            "the area has fewer than 4096 bytes");
     }
-    if (area.size() == kXsaveBytes) return call(kIoctlGetXsave, area.data(), "KVM_GET_XSAVE");
-    return call(kIoctlGetXsave2, area.data(), "KVM_GET_XSAVE2");
+    if (area.size() == sizeof(abi::kvm_xsave))
+        return call(abi::kKVM_GET_XSAVE, area.data(), "KVM_GET_XSAVE");
+    return call(abi::kKVM_GET_XSAVE2, area.data(), "KVM_GET_XSAVE2");
 }
 
 Status Vcpu::set_xsave(std::span<const std::byte> area) {
-    if (area.size() < kXsaveBytes) {
+    if (area.size() < sizeof(abi::kvm_xsave)) {
         return state::fail(state::ErrorCode::kInvalidArgument, "KVM_SET_XSAVE",
                            "the area has fewer than 4096 bytes");
     }
     // The kernel only reads through the pointer.
-    return call(kIoctlSetXsave, const_cast<std::byte*>(area.data()), "KVM_SET_XSAVE");
+    return call(abi::kKVM_SET_XSAVE, const_cast<std::byte*>(area.data()), "KVM_SET_XSAVE");
 }
 
 Status Vcpu::set_cpuid(const CpuidEntries& entries) {
-    const auto count = static_cast<std::uint32_t>(entries.size());
-    FlexibleBuffer<CpuidHeader, kvm_cpuid_entry2> buffer{count};
-    buffer.header().nent = count;
-    buffer.set_entries(entries);
-    return call(kIoctlSetCpuid2, buffer.data(), "KVM_SET_CPUID2");
+    if (entries.size() > kCpuidEntriesMax) return refused("KVM_SET_CPUID2", E2BIG);
+    abi::KvmCpuid2<kCpuidEntriesMax> table;
+    table.head.nent = static_cast<std::uint32_t>(entries.size());
+    std::copy(entries.begin(), entries.end(), table.entries.begin());
+    return call(abi::kKVM_SET_CPUID2, &table, "KVM_SET_CPUID2");
 }
 
 Result<CpuidEntries> Vcpu::cpuid() const {
-    constexpr std::uint32_t kMax = 256;
-    FlexibleBuffer<CpuidHeader, kvm_cpuid_entry2> buffer{kMax};
-    buffer.header().nent = kMax;
-    return call(kIoctlGetCpuid2, buffer.data(), "KVM_GET_CPUID2").map([&] {
-        return buffer.entries(buffer.header().nent);
+    abi::KvmCpuid2<kCpuidEntriesMax> table;
+    return call(abi::kKVM_GET_CPUID2, &table, "KVM_GET_CPUID2").map([&] {
+        const std::size_t count = std::min<std::size_t>(table.head.nent, kCpuidEntriesMax);
+        return CpuidEntries{table.entries.data(), table.entries.data() + count};
     });
 }
 
@@ -192,11 +190,11 @@ Result<std::uint32_t> Vcpu::msrs_call(unsigned long request, MsrBatch& batch,
 }
 
 Result<std::uint32_t> Vcpu::try_get_msrs(MsrBatch& batch) const {
-    return msrs_call(kIoctlGetMsrs, batch, "KVM_GET_MSRS");
+    return msrs_call(abi::kKVM_GET_MSRS, batch, "KVM_GET_MSRS");
 }
 
 Result<std::uint32_t> Vcpu::try_set_msrs(MsrBatch& batch) {
-    return msrs_call(kIoctlSetMsrs, batch, "KVM_SET_MSRS");
+    return msrs_call(abi::kKVM_SET_MSRS, batch, "KVM_SET_MSRS");
 }
 
 Status Vcpu::get_msrs(MsrBatch& batch) const {

@@ -52,7 +52,7 @@ constexpr std::uint32_t kCpuid1EcxHypervisor = 1u << 31;
 constexpr std::uint32_t kCpuidInvariantTsc = 1u << 8;
 
 void set_apic_id(kvm::CpuidEntries& cpuid, std::uint32_t id) {
-    for (kvm_cpuid_entry2& entry : cpuid) {
+    for (kvm::CpuidEntry& entry : cpuid) {
         if (entry.function == 1) entry.ebx = (entry.ebx & 0x00ffffff) | (id << 24);
         if (entry.function == 0xb || entry.function == 0x1f) entry.edx = id;
     }
@@ -83,11 +83,11 @@ Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& 
     if (!cpuid) return cpuid;
     const auto deadline = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER);
     if (!deadline) return tl::unexpected(deadline.error());
-    if (kvm_cpuid_entry2* features = kvm::find_cpuid(*cpuid, 1)) {
+    if (kvm::CpuidEntry* features = kvm::find_cpuid(*cpuid, 1)) {
         features->ecx |= kCpuid1EcxX2apic | kCpuid1EcxHypervisor;
         if (*deadline > 0) features->ecx |= kCpuid1EcxTscDeadline;
     }
-    if (kvm_cpuid_entry2* power = kvm::find_cpuid(*cpuid, 0x80000007)) {
+    if (kvm::CpuidEntry* power = kvm::find_cpuid(*cpuid, 0x80000007)) {
         if (!config.invariant_tsc) power->edx &= ~kCpuidInvariantTsc;
     }
     return cpuid;

@@ -166,11 +166,11 @@ Result<Control> make_control(VirtualMachine& machine, const WitnessConfig& confi
     control.flags = config.user_mode ? kFlagUserMode : 0;
     control.dirty_pages_a_second = config.dirty_pages_a_second;
     control.cross_pages_a_loop = std::min(config.cross_pages_a_loop, control.vcpu_count - 1);
-    const kvm_cpuid_entry2* extended = kvm::find_cpuid(machine.cpuid(), 7);
+    const kvm::CpuidEntry* extended = kvm::find_cpuid(machine.cpuid(), 7);
     if (extended != nullptr && (extended->ebx & kCpuid7EbxTscAdjust) != 0)
         control.flags |= kFlagTscAdjust;
     if (!config.timer) return control;
-    const kvm_cpuid_entry2* features = kvm::find_cpuid(machine.cpuid(), 1);
+    const kvm::CpuidEntry* features = kvm::find_cpuid(machine.cpuid(), 1);
     if (features == nullptr || (features->ecx & kCpuid1EcxTscDeadline) == 0) {
         control.timer_mode = TimerMode::kPeriodic;
         control.timer_period = config.timer_period_ns;

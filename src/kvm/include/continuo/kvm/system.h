@@ -1,6 +1,6 @@
 // /dev/kvm itself: what the kernel can do, before any VM exists. Kernel API: Documentation/virt/
-// kvm/api.rst, system ioctls. The structures that end in an array are our own here, because the
-// kernel's flexible-array macro gives them another size in C++ and with it wrong ioctl numbers.
+// kvm/api.rst, system ioctls. Structures that end in an array come from abi/kvm_x86.h: C++ gives
+// the kernel's another size, and with it wrong ioctl numbers.
 #pragma once
 
 #include <linux/kvm.h>
@@ -10,18 +10,21 @@
 #include <string>
 #include <vector>
 
+#include "continuo/abi/kvm_x86.h"
 #include "continuo/kvm/fd.h"
 
 namespace continuo::kvm {
 
 /// CPUID leaves as KVM_GET_SUPPORTED_CPUID gives and KVM_SET_CPUID2 takes them.
-using CpuidEntries = std::vector<kvm_cpuid_entry2>;
+using CpuidEntry = abi::kvm_cpuid_entry2;
+using CpuidEntries = std::vector<CpuidEntry>;
+/// The most that KVM takes and gives (its KVM_MAX_CPUID_ENTRIES).
+inline constexpr std::size_t kCpuidEntriesMax = 256;
 
 /// The entry of a leaf, or nullptr.
-const kvm_cpuid_entry2* find_cpuid(const CpuidEntries& entries, std::uint32_t function,
-                                   std::uint32_t index = 0);
-kvm_cpuid_entry2* find_cpuid(CpuidEntries& entries, std::uint32_t function,
+const CpuidEntry* find_cpuid(const CpuidEntries& entries, std::uint32_t function,
                              std::uint32_t index = 0);
+CpuidEntry* find_cpuid(CpuidEntries& entries, std::uint32_t function, std::uint32_t index = 0);
 
 /// An open KVM device of API version 12.
 class System {

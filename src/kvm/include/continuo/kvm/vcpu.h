@@ -4,12 +4,12 @@
 
 #include <linux/kvm.h>
 
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "continuo/abi/kvm_x86.h"
 #include "continuo/kvm/vm.h"
 
 namespace continuo::kvm {
@@ -22,20 +22,17 @@ class MsrBatch {
 
     /// False where the batch is full.
     bool add(std::uint32_t index, std::uint64_t data = 0);
-    void clear() { nmsrs_ = 0; }
-    std::uint32_t size() const { return nmsrs_; }
-    bool full() const { return nmsrs_ == kCapacity; }
-    std::uint32_t index(std::uint32_t i) const { return entries_[i].index; }
-    std::uint64_t data(std::uint32_t i) const { return entries_[i].data; }
-    /// What ioctl gets; the layout of struct kvm_msrs.
-    void* raw() { return &nmsrs_; }
+    void clear() { msrs_.head.nmsrs = 0; }
+    std::uint32_t size() const { return msrs_.head.nmsrs; }
+    bool full() const { return size() == kCapacity; }
+    std::uint32_t index(std::uint32_t i) const { return msrs_.entries[i].index; }
+    std::uint64_t data(std::uint32_t i) const { return msrs_.entries[i].data; }
+    /// What ioctl gets.
+    void* raw() { return &msrs_; }
 
   private:
-    std::uint32_t nmsrs_ = 0;
-    [[maybe_unused]] std::uint32_t pad_ = 0;
-    std::array<kvm_msr_entry, kCapacity> entries_{};
+    abi::KvmMsrs<kCapacity> msrs_{{}, {}};
 };
-static_assert(sizeof(MsrBatch) == 8 + 16 * MsrBatch::kCapacity);
 
 /// How KVM_RUN came back.
 enum class RunEnd : std::uint8_t {

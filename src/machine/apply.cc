@@ -13,13 +13,6 @@ using state::PrescribedTsc;
 using state::Write;
 using state::WriteKind;
 
-/// Ticks of the guest for a length of the host, rounded up.
-std::uint64_t guest_ticks(const TscMap& map, time::Ticks<HostCounter> length) {
-    const time::Line<HostCounter, GuestCounter> spread{Count<HostCounter>{}, Count<GuestCounter>{},
-                                                       map.slope()};
-    return spread.ceil_at(Count<HostCounter>::from_raw(length.magnitude())).raw();
-}
-
 /// A vCPU's line read by value between two readings of the host's counter.
 struct Observed {
     TscMap map;                 ///< through the bracket's opening: the true line, or above it by
@@ -32,7 +25,7 @@ Result<Observed> observe(Machine& machine, std::size_t vcpu, const TscMap& slope
     const auto read = machine.read_tsc_by_value(vcpu);
     if (!read) return tl::unexpected(read.error());
     return Observed{slope.through(read->before, read->value),
-                    guest_ticks(slope, read->after - read->before), read->after};
+                    slope.ceil_ticks((read->after - read->before).magnitude()), read->after};
 }
 
 class Applier {
@@ -150,7 +143,7 @@ class Applier {
         if (!bracket) return tl::unexpected(bracket.error());
         const auto seen = observe(machine_, vcpu, map);
         if (!seen) return tl::unexpected(seen.error());
-        return keep(vcpu, *seen, guest_ticks(map, bracket->after - *first_write_),
+        return keep(vcpu, *seen, map.ceil_ticks((bracket->after - *first_write_).magnitude()),
                     "KVM's TSC synchronisation took the write for its own (before Linux 6.7: the "
                     "first second of a vCPU). Use the offset attribute, or wait and retry");
     }

@@ -13,106 +13,123 @@ using state::KvmclockState;
 using state::Record;
 using state::VcpuClock;
 
-/// The page may be this far from the kernel's own line before it is taken for damaged: KVM
-/// refreshes a page at least every 300 s, and 500 ppm, where the kernel gives up on a TSC, makes
-/// 150 ms of that.
-constexpr std::int64_t kPageFromKernelNsMax = 150'000'000;
+/// The page may be this far from the kernel's own line before it is taken for damaged: 300 s, the
+/// time between two refreshes of a page, at 500 ppm, where the kernel gives up on a TSC.
+constexpr std::uint64_t kPageFromKernelNsMax = 150'000'000;
+/// KVM_GET_CLOCK rounds down, and so do the counter and the line that carry it to the anchor.
+constexpr std::uint64_t kKernelLineBoundNs = 3;
 
-/// A value read between two host readings, carried along the host's own rate to the anchor.
-struct AtAnchor {
-    Count<GuestCounter> counter;
-    std::uint64_t bound_ticks;
+/// A vCPU at the anchor, and the line of its counter there: the kernel's, or one through a
+/// bracketed reading.
+struct Captured {
+    VcpuClock clock;
+    TscMap map;
 };
 
-Result<AtAnchor> by_value(Machine& machine, std::size_t vcpu, Hz guest, Hz host,
-                          Count<HostCounter> anchor) {
+std::uint32_t khz_of(Hz hz) {
+    return static_cast<std::uint32_t>(hz.floor_khz());
+}
+
+/// A value read between two host readings, carried to the anchor at the rate that KVM gives the
+/// guest.
+Status carry_value(Machine& machine, std::size_t vcpu, const HostFacts& facts,
+                   Count<HostCounter> anchor, Captured& out) {
     const auto read = machine.read_tsc_by_value(vcpu);
     if (!read) return tl::unexpected(read.error());
+    const auto rate = time::kvm_tsc_map(khz_of(out.clock.frequency),
+                                        khz_of(facts.counter_frequency), facts.scaling_frac_bits);
     const auto width = static_cast<std::uint64_t>((read->after - read->before).magnitude());
     const auto middle =
         read->before + time::Ticks<HostCounter>::from_raw(static_cast<std::int64_t>(width / 2));
-    const time::Line<HostCounter, GuestCounter> line{middle, read->value,
-                                                     time::ExactRatio::between(host, guest)};
-    // Half the bracket, in guest ticks, rounded up, and one for the floor of the line.
-    const time::Line<HostCounter, GuestCounter> spread{Count<HostCounter>{}, Count<GuestCounter>{},
-                                                       line.slope()};
-    const std::uint64_t half =
-        spread.ceil_at(Count<HostCounter>::from_raw(width - width / 2)).raw();
-    return AtAnchor{line.at(anchor), half + 1};
+    out.map = rate.value_or(TscMap{0}).through(middle, read->value);
+    out.clock.counter = out.map.at(anchor);
+    // Half the bracket, and one for the phase of a multiplier.
+    out.clock.counter_bound_ticks = out.map.ceil_ticks(width - width / 2) + 1;
+    return {};
 }
 
-Result<VcpuClock> capture_vcpu(Machine& machine, std::size_t vcpu, Hz host,
-                               Count<HostCounter> anchor) {
+Result<Captured> capture_vcpu(Machine& machine, std::size_t vcpu, const HostFacts& facts,
+                              Count<HostCounter> anchor) {
     const auto state = machine.vcpu_state(vcpu);
     if (!state) return tl::unexpected(state.error());
-    VcpuClock clock;
-    clock.tsc_adjust = state->tsc_adjust;
-    clock.frequency = state->frequency;
-    clock.system_time_msr = state->system_time_msr;
-    clock.guest_stopped_pending = state->guest_stopped_pending;
+    Captured out{{}, state->map.value_or(TscMap{0})};
+    out.clock.tsc_adjust = state->tsc_adjust;
+    out.clock.frequency = state->frequency;
+    out.clock.system_time_msr = state->system_time_msr;
+    out.clock.guest_stopped_pending = state->guest_stopped_pending;
     if (state->map) {
-        clock.counter = state->map->at(anchor);
-        clock.tsc_offset = state->map->offset();
-        return clock;
+        out.clock.counter = state->map->at(anchor);
+        out.clock.tsc_offset = state->map->offset();
+        return out;
     }
-    const auto value = by_value(machine, vcpu, state->frequency, host, anchor);
-    if (!value) return tl::unexpected(value.error());
-    clock.counter = value->counter;
-    clock.counter_bound_ticks = value->bound_ticks;
-    return clock;
+    if (Status carried = carry_value(machine, vcpu, facts, anchor, out); !carried)
+        return tl::unexpected(carried.error());
+    return out;
 }
 
-/// The kernel's line in vCPU 0's ticks, through one KVM_GET_CLOCK.
-PvclockLine kernel_line(const KvmclockReading& reading, const VcpuClock& vcpu, Hz host,
-                        Count<HostCounter> anchor, Count<HostCounter> read_at) {
-    const time::Line<HostCounter, GuestCounter> tsc{
-        anchor, vcpu.counter, time::ExactRatio::between(host, vcpu.frequency)};
-    return PvclockLine{tsc.at(read_at), reading.clock, time::PvclockScale::from_hz(vcpu.frequency)};
+/// What KVM computes the pvclock scale of a vCPU from.
+Hz effective_frequency(const TscMap& map, const HostFacts& facts) {
+    return Hz::from_khz(map.wrap_scale(facts.counter_frequency.floor_khz()))
+        .value_or(facts.counter_frequency);
+}
+
+/// How far the kernel's line and an honest page may be apart. Between two updates of the
+/// masterclock, which may be days, KVM_GET_CLOCK counts host ticks and the page a scaled guest's,
+/// at a frequency in whole kHz.
+std::uint64_t believable_ns(const PvclockLine& kernel, const PvclockLine& page, const TscMap& map,
+                            Hz effective) {
+    const std::int64_t age_ticks = (kernel.tsc_timestamp() - page.tsc_timestamp()).raw();
+    if (!map.scales() || age_ticks <= 0) return kPageFromKernelNsMax;
+    const auto truncated = time::rate_error(
+        *time::ExactRatio::make(effective.hz() + 1000, effective.hz()), time::ExactRatio{});
+    const auto nanos = time::clock_line(Count<GuestCounter>{}, Instant<Kvmclock>{}, effective);
+    const std::uint64_t age_ns =
+        nanos.ceil_at(Count<GuestCounter>::from_raw(static_cast<std::uint64_t>(age_ticks))).raw();
+    return kPageFromKernelNsMax + time::ceil_drift(truncated, age_ns);
 }
 
 /// The page of vCPU 0 where it is believable, compared with what the kernel would say at the same
 /// instant.
-std::optional<PvclockLine> believable_page(Machine& machine, const PvclockLine& kernel) {
+std::optional<PvclockLine> believable_page(Machine& machine, const PvclockLine& kernel,
+                                           const TscMap& map, Hz effective) {
     const auto page = machine.pvclock_page(0);
     if (!page || !*page)
         return std::nullopt;  // not enabled, or damaged by the guest: the kernel's line then
     const auto apart = kernel.system_time() - (*page)->at(kernel.tsc_timestamp());
-    const bool far = apart.magnitude() > static_cast<std::uint64_t>(kPageFromKernelNsMax);
+    const bool far = apart.magnitude() > believable_ns(kernel, **page, map, effective);
     return far ? std::nullopt : *page;
 }
 
-Result<std::optional<KvmclockState>> capture_kvmclock(Machine& machine, const Record& record,
-                                                      Hz host) {
-    if (record.architecture != state::Architecture::kX86_64 || record.vcpus.empty())
-        return std::optional<KvmclockState>{};
+/// first: vCPU 0.
+Result<KvmclockState> capture_kvmclock(Machine& machine, const HostFacts& facts,
+                                       const TscMap& first) {
     const Count<HostCounter> before = machine.now();
     const auto reading = machine.kvmclock();
     if (!reading) return tl::unexpected(reading.error());
     const Count<HostCounter> after = machine.now();
 
-    const VcpuClock& vcpu = record.vcpus.front();
-    const Count<HostCounter> anchor = time::same_boot_counter(record.anchor.counter);
-    const PvclockLine kernel =
-        kernel_line(*reading, vcpu, host, anchor, reading->host.value_or(before));
+    const Hz effective = effective_frequency(first, facts);
+    const PvclockLine kernel{first.at(reading->host.value_or(before)), reading->clock,
+                             time::PvclockScale::from_hz(effective)};
 
     KvmclockState out;
     out.masterclock = reading->stable;
     out.line = kernel;
     out.origin = KvmclockOrigin::kKernel;
-    // One ns for the floor of the answer; without a host counter in it, the bracket as well.
-    out.bound_ns = 1;
+    // A tick of the counter in ns; without a host counter in the answer, the bracket as well.
+    out.bound_ns = kKernelLineBoundNs + time::kNanosPerSecond / effective.hz();
     if (!reading->host) {
-        const auto ns = time::ExactRatio::nanos_per_tick(host);
+        const auto ns = time::ExactRatio::nanos_per_tick(facts.counter_frequency);
         const time::Line<HostCounter, Kvmclock> spread{before, Instant<Kvmclock>{}, ns};
         out.bound_ns += spread.ceil_at(after).raw();
     }
-    if (const auto page = believable_page(machine, kernel)) {
+    if (const auto page = believable_page(machine, kernel, first, effective)) {
         out.line = *page;
         out.origin = KvmclockOrigin::kPage;
         out.kernel_minus_line = kernel.system_time() - page->at(kernel.tsc_timestamp());
         out.bound_ns = 0;
     }
-    return std::optional{out};
+    return out;
 }
 
 }  // namespace
@@ -134,14 +151,18 @@ Result<Record> capture(Machine& machine) {
     record.anchor.frequency = facts->counter_frequency;
 
     record.vcpus.reserve(machine.vcpu_count());
+    std::optional<TscMap> first;
     for (std::size_t vcpu = 0; vcpu < machine.vcpu_count(); ++vcpu) {
-        auto clock = capture_vcpu(machine, vcpu, facts->counter_frequency, anchor->counter);
-        if (!clock) return tl::unexpected(clock.error());
-        record.vcpus.push_back(*clock);
+        const auto captured = capture_vcpu(machine, vcpu, *facts, anchor->counter);
+        if (!captured) return tl::unexpected(captured.error());
+        record.vcpus.push_back(captured->clock);
+        if (!first) first = captured->map;
     }
-    auto kvmclock = capture_kvmclock(machine, record, facts->counter_frequency);
-    if (!kvmclock) return tl::unexpected(kvmclock.error());
-    record.kvmclock = *kvmclock;
+    if (first && record.architecture == state::Architecture::kX86_64) {
+        const auto kvmclock = capture_kvmclock(machine, *facts, *first);
+        if (!kvmclock) return tl::unexpected(kvmclock.error());
+        record.kvmclock = *kvmclock;
+    }
     // Much of it was the guest's to write: what encode() would abort on must end here, as an error.
     if (auto valid = state::check(record); !valid) return tl::unexpected(std::move(valid.error()));
     return record;

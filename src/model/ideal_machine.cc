@@ -29,15 +29,9 @@ std::uint64_t next_random(std::uint64_t& state) {
 
 /// The multiplier that a host gives a guest frequency; identity within KVM's tolerance.
 std::optional<TscMap> multiplier(const IdealHost& host, std::uint64_t guest_khz) {
-    const auto guest = static_cast<std::uint32_t>(guest_khz);
-    const auto own = static_cast<std::uint32_t>(host.frequency.floor_khz());
-    if (time::within_tsc_tolerance(guest, own)) return TscMap{0};
-    if (host.scaling_frac_bits == time::kVmxFracBits) {
-        if (const auto scale = time::VmxTscScale::from_khz(guest, own)) return TscMap{*scale, 0};
-    } else if (host.scaling_frac_bits == time::kSvmFracBits) {
-        if (const auto scale = time::SvmTscScale::from_khz(guest, own)) return TscMap{*scale, 0};
-    }
-    return std::nullopt;
+    return time::kvm_tsc_map(static_cast<std::uint32_t>(guest_khz),
+                             static_cast<std::uint32_t>(host.frequency.floor_khz()),
+                             host.scaling_frac_bits);
 }
 
 }  // namespace
@@ -214,10 +208,7 @@ Count<GuestCounter> IdealMachine::guest_tsc(std::size_t vcpu, Count<HostCounter>
 }
 
 PvclockLine IdealMachine::line_of(const Vcpu& vcpu) const {
-    // The effective kHz of a scaled guest, as KVM computes its pages: ((host_khz * ratio) >> frac).
-    const TscMap rate = vcpu.map.through(Count<HostCounter>{}, Count<GuestCounter>{});
-    const std::uint64_t khz =
-        rate.at(Count<HostCounter>::from_raw(host_.frequency.floor_khz())).raw();
+    const std::uint64_t khz = vcpu.map.wrap_scale(host_.frequency.floor_khz());
     const Hz page = Hz::from_khz(khz).value_or(host_.frequency);
     return PvclockLine{vcpu.map.at(kvmclock_anchor_), kvmclock_at_anchor_,
                        time::PvclockScale::from_hz(page)};

@@ -34,10 +34,6 @@ i128 true_ns(const IdealHost& host, std::uint64_t ticks) {
     return static_cast<i128>(ticks) * kNanosPerSecond / static_cast<i128>(host.frequency.hz());
 }
 
-i128 size_of(i128 value) {
-    return value < 0 ? -value : value;
-}
-
 /// Two hosts, a guest on the first, and the true length of the blackout between its stop and its
 /// resume.
 struct World {
@@ -90,11 +86,14 @@ class Migration {
         ASSERT_TRUE(to_->settle());
     }
 
-    /// Guest ticks that an uninterrupted counter would have gained from the stop to the resume
-    /// instant, in 2^-32.
-    i128 true_gain_2e32() const {
-        return static_cast<i128>(world_.blackout_ns) * static_cast<i128>(world_.guest.hz()) *
-               (static_cast<i128>(1) << 32) / static_cast<i128>(kNanosPerSecond);
+    /// The source's counter when the guest would have reached the resume instant there, rounded
+    /// down.
+    Count<HostCounter> uninterrupted() const {
+        const i128 ticks = static_cast<i128>(world_.blackout_ns) *
+                           static_cast<i128>(world_.source.frequency.hz()) /
+                           static_cast<i128>(kNanosPerSecond);
+        return time::same_boot_counter(moved.record.anchor.counter) +
+               time::Ticks<HostCounter>::from_raw(static_cast<std::int64_t>(ticks));
     }
 
     World& world() { return world_; }
@@ -135,7 +134,11 @@ World generated(bool jitter) {
                                    : kind == 1
                                        ? guest_khz + guest_khz / 8'000
                                        : *rc::gen::inRange<std::uint32_t>(800'000, 5'000'000);
-    world.source = host(guest_khz, 1);
+    // The source may scale the guest too, or run it unscaled at a rate that is not its own.
+    const std::uint32_t source_khz =
+        *rc::gen::element(guest_khz, guest_khz + guest_khz / 8'000,
+                          *rc::gen::inRange<std::uint32_t>(800'000, 5'000'000));
+    world.source = host(source_khz, 1, *rc::gen::element(32, 48));
     world.destination = host(host_khz, 2, *rc::gen::element(32, 48));
     world.source.counter = *rc::gen::arbitrary<std::uint64_t>() >> *rc::gen::inRange(1, 60);
     world.destination.counter = *rc::gen::arbitrary<std::uint64_t>() >> *rc::gen::inRange(1, 60);
@@ -164,10 +167,14 @@ RC_GTEST_PROP(MigrationAcrossHosts, AdvanceKeepsTheTruthInsideTheBound, ()) {
     for (std::size_t vcpu = 0; vcpu < kVcpus; ++vcpu) {
         const auto& tsc = migration.moved.plan.tsc[vcpu];
         const auto realised = migration.to().guest_tsc(vcpu, migration.moved.plan.resume_at);
-        const i128 gained = (realised - migration.moved.record.vcpus[vcpu].counter).raw();
-        const i128 off_2e32 = gained * (static_cast<i128>(1) << 32) - migration.true_gain_2e32();
-        RC_ASSERT(size_of(off_2e32) <=
-                  static_cast<i128>(tsc.bound.total()) * (static_cast<i128>(1) << 32));
+        // What the source itself would have shown: the next of its ticks is one of the guest's, or
+        // a few where it is slower.
+        const auto low = migration.from().guest_tsc(vcpu, migration.uninterrupted());
+        const auto high = migration.from().guest_tsc(
+            vcpu, migration.uninterrupted() + time::Ticks<HostCounter>::from_raw(1));
+        const auto bound = static_cast<i128>(tsc.bound.total());
+        RC_ASSERT((realised - high).raw() <= bound);
+        RC_ASSERT((low - realised).raw() <= bound);
         RC_ASSERT(migration.moved.certificate.clocks[vcpu].seam == 0);
     }
 }
@@ -176,16 +183,14 @@ RC_GTEST_PROP(MigrationAcrossHosts, AdvanceKeepsKvmclockInsideItsBound, ()) {
     Migration migration{generated(false)};
     migration.run({});
     const auto& kvmclock = *migration.moved.plan.kvmclock;
-    const auto& recorded = *migration.moved.record.kvmclock;
-    const auto stopped = recorded.line.at(migration.moved.record.vcpus[0].counter);
     const auto realised = migration.to().guest_kvmclock(migration.moved.plan.resume_at);
-    const i128 off = static_cast<i128>((realised - stopped).raw()) -
-                     static_cast<i128>(migration.world().blackout_ns);
-    // The old page's mul is truncated, and a day of gap is counted with it: its rate error is told
-    // apart.
-    const auto slow = time::pvclock_rate_error(recorded.line.scale(), migration.world().guest);
-    const std::uint64_t drift = time::ceil_drift(*slow, migration.world().blackout_ns);
-    RC_ASSERT(size_of(off) <= static_cast<i128>(kvmclock.bound.total() + drift));
+    // What the source's page would have shown, its truncated multiplier included.
+    const auto low = migration.from().guest_kvmclock(migration.uninterrupted());
+    const auto high = migration.from().guest_kvmclock(migration.uninterrupted() +
+                                                      time::Ticks<HostCounter>::from_raw(1));
+    const auto bound = static_cast<i128>(kvmclock.bound.total());
+    RC_ASSERT((realised - high).raw() <= bound);
+    RC_ASSERT((low - realised).raw() <= bound);
 }
 
 RC_GTEST_PROP(MigrationAcrossHosts, FreezeGoesOnFromTheStopToTheBit, ()) {
@@ -244,6 +249,28 @@ RC_GTEST_PROP(MigrationByValue, TheTruthIsInsideTheBracket, ()) {
         const auto off = record->vcpus[vcpu].counter - from.guest_tsc(vcpu, anchor);
         RC_ASSERT(off.magnitude() <= record->vcpus[vcpu].counter_bound_ticks);
     }
+}
+
+// No page, and a source that scales the guest or runs it unscaled 125 ppm off: the kernel's line is
+// still the guest's within what the record says, whatever time the calls take.
+RC_GTEST_PROP(MigrationByValue, TheKernelsLineIsWithinItsBound, ()) {
+    World world = generated(true);
+    if (*rc::gen::arbitrary<bool>())
+        world.source.quirks = static_cast<state::Quirks>(state::Quirk::kNoTscOffset);
+    world.source.call_ticks_max = *rc::gen::inRange<std::uint64_t>(1, 50'000);
+    IdealMachine from{world.source, 32, world.guest};
+    world.source.sleep(*rc::gen::inRange<std::uint64_t>(0, 1ULL << 40));
+    const auto record = capture(from);
+    RC_ASSERT(record.has_value());
+    RC_ASSERT(record->kvmclock->origin == state::KvmclockOrigin::kKernel);
+    const auto anchor = time::same_boot_counter(record->anchor.counter);
+    for (std::size_t vcpu = 0; vcpu < 32; ++vcpu) {
+        const auto off = record->vcpus[vcpu].counter - from.guest_tsc(vcpu, anchor);
+        RC_ASSERT(off.magnitude() <= record->vcpus[vcpu].counter_bound_ticks);
+    }
+    const auto off =
+        record->kvmclock->line.at(record->vcpus[0].counter) - from.guest_kvmclock(anchor);
+    RC_ASSERT(off.magnitude() <= record->kvmclock->bound_ns);
 }
 
 TEST(MigrationByValue, ADestinationWithoutTheAttributeIsWithinItsBound) {
@@ -425,6 +452,28 @@ TEST(Migration, AGuestThatScribblesOverItsPageKeepsTheKernelsLine) {
     EXPECT_EQ(lying->kvmclock->origin, state::KvmclockOrigin::kKernel);
     const auto tsc = lying->vcpus[0].counter;
     EXPECT_LE((lying->kvmclock->line.at(tsc) - line.at(tsc)).magnitude(), 1U);
+}
+
+TEST(Migration, AnOldPageOfAScaledGuestIsNotTakenForDamaged) {
+    World world;
+    world.source = host(3'000'000, 1, 48);
+    world.guest = *Hz::from_khz(1'000'000);  // the page's rate is that of 999 999 kHz
+    IdealMachine from{world.source, 1, world.guest};
+    from.enable_kvmclock();
+    const PvclockLine fresh = *from.pvclock_page(0).value();
+    EXPECT_EQ(fresh.scale(), time::PvclockScale::from_hz(*Hz::from_khz(999'999)));
+    // Five days after the last update of the masterclock KVM_GET_CLOCK, which counts the host's
+    // ticks, is behind that page by 1 ppm of it: 432 ms.
+    world.source.sleep(5ULL * 86'400 * 3'000'000'000);
+    const auto ahead = time::Nanos<Kvmclock>::from_raw(432'000'000);
+    from.scribble_page(0, fresh.shifted(ahead));
+    const auto record = capture(from);
+    ASSERT_TRUE(record);
+    EXPECT_EQ(record->kvmclock->origin, state::KvmclockOrigin::kPage);
+    EXPECT_NEAR(static_cast<double>(record->kvmclock->kernel_minus_line.raw()), -432e6, 1e6);
+    // Ten times that is a lie.
+    from.scribble_page(0, fresh.shifted(time::Nanos<Kvmclock>::from_raw(4'320'000'000)));
+    EXPECT_EQ(capture(from)->kvmclock->origin, state::KvmclockOrigin::kKernel);
 }
 
 TEST(Migration, PendingGuestStoppedIsAskedForAgain) {

@@ -163,15 +163,20 @@ class Planner {
         }
         const auto guest_khz = static_cast<std::uint32_t>(guest.floor_khz());
         const auto host_khz = static_cast<std::uint32_t>(host.floor_khz());
-        Rate rate;
-        rate.page_frequency = *Hz::from_khz(host_khz);
-        if (guest_khz == host_khz) {
-            rate.choice = RateChoice::kEqual;
-        } else if (time::within_tsc_tolerance(guest_khz, host_khz)) {
-            rate.choice = RateChoice::kTolerated;
-        } else if (!choose_scale(vcpu, guest, guest_khz, host_khz, rate)) {
+        const auto map = time::kvm_tsc_map(guest_khz, host_khz, destination_.scaling_frac_bits);
+        const auto effective = map ? Hz::from_khz(map->wrap_scale(host_khz)) : std::nullopt;
+        if (!effective) {
+            refuse_rate(vcpu, guest,
+                        destination_.scaling_frac_bits
+                            ? "the ratio is outside what the host's TSC multiplier takes"
+                            : "the host cannot scale a guest's TSC");
             return std::nullopt;
         }
+        Rate rate;
+        rate.map = *map;
+        rate.page_frequency = *effective;
+        if (guest_khz != host_khz)
+            rate.choice = map->scales() ? RateChoice::kScaled : RateChoice::kTolerated;
         // Realised guest ticks for each host tick, against nominal ones. Equal kHz are one
         // frequency: the Hz below a kHz are not known on either side.
         const ExactRatio wanted = *ExactRatio::make(guest_khz, host_khz);
@@ -187,30 +192,6 @@ class Planner {
         }
         refuse_rate(vcpu, guest, "CNTFRQ differs, and arm64 has no counter scaling");
         return std::nullopt;
-    }
-
-    bool choose_scale(std::uint32_t vcpu, Hz guest, std::uint32_t guest_khz, std::uint32_t host_khz,
-                      Rate& rate) {
-        rate.choice = RateChoice::kScaled;
-        const auto use = [&](const auto& scale) {
-            if (!scale) return false;
-            rate.map = TscMap{*scale, 0};
-            const auto effective = Hz::from_khz(scale->wrap_scale(host_khz));
-            if (!effective) return false;
-            rate.page_frequency = *effective;
-            return true;
-        };
-        const int bits = destination_.scaling_frac_bits.value_or(0);
-        bool fits = false;
-        if (bits == time::kVmxFracBits)
-            fits = use(time::VmxTscScale::from_khz(guest_khz, host_khz));
-        if (bits == time::kSvmFracBits)
-            fits = use(time::SvmTscScale::from_khz(guest_khz, host_khz));
-        if (!fits)
-            refuse_rate(vcpu, guest,
-                        bits == 0 ? "the host cannot scale a guest's TSC"
-                                  : "the ratio is outside what the host's TSC multiplier takes");
-        return fits;
     }
 
     void refuse_rate(std::uint32_t vcpu, Hz guest, std::string_view why) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 
 #include "continuo/time/line.h"
@@ -76,14 +77,28 @@ class TscMap {
 
     /// The guest's counter at a host counter value, to the bit.
     constexpr Count<GuestCounter> at(Count<HostCounter> host) const {
-        return Count<GuestCounter>::from_raw(scaled(host) + offset_);
+        return Count<GuestCounter>::from_raw(wrap_scale(host.raw()) + offset_);
     }
     /// The same multiplier with the offset that makes the guest read `guest` at `host`; exact
     /// there.
     constexpr TscMap through(Count<HostCounter> host, Count<GuestCounter> guest) const {
         TscMap map = *this;
-        map.offset_ = guest.raw() - scaled(host);
+        map.offset_ = guest.raw() - wrap_scale(host.raw());
         return map;
+    }
+    /// (host * ratio) >> frac_bits, without the offset, modulo 2^64. Of the host's kHz it is the
+    /// "effective" kHz that KVM computes a scaled guest's pvclock scale from
+    /// (kvm_guest_time_update).
+    constexpr std::uint64_t wrap_scale(std::uint64_t host) const {
+        return static_cast<std::uint64_t>((static_cast<u128>(host) * ratio_) >> frac_bits_);
+    }
+    /// Guest ticks in a length of host ticks, rounded up; saturating.
+    constexpr std::uint64_t ceil_ticks(std::uint64_t host) const {
+        constexpr u128 max = std::numeric_limits<std::uint64_t>::max();
+        const u128 product = static_cast<u128>(host) * ratio_;
+        const bool inexact = (product & ((u128{1} << frac_bits_) - 1)) != 0;
+        const u128 ticks = (product >> frac_bits_) + (inexact ? 1 : 0);
+        return static_cast<std::uint64_t>(ticks > max ? max : ticks);
     }
     /// Guest ticks for each host tick.
     constexpr ExactRatio slope() const {
@@ -104,10 +119,6 @@ class TscMap {
     friend constexpr bool operator==(const TscMap&, const TscMap&) = default;
 
   private:
-    constexpr std::uint64_t scaled(Count<HostCounter> host) const {
-        return static_cast<std::uint64_t>((static_cast<u128>(host.raw()) * ratio_) >> frac_bits_);
-    }
-
     std::uint64_t ratio_ = 1;
     int frac_bits_ = 0;
     std::uint64_t offset_ = 0;
@@ -124,6 +135,20 @@ constexpr bool within_tsc_tolerance(std::uint32_t guest_khz, std::uint32_t host_
     const u128 lo = host * (1'000'000 - kTscTolerancePpm) / 1'000'000;
     const u128 hi = host * (1'000'000 + kTscTolerancePpm) / 1'000'000;
     return lo <= guest_khz && guest_khz <= hi;
+}
+
+/// The map, with offset 0, that KVM gives a guest of this frequency: no multiplier within its
+/// tolerance. frac_bits: 48 (VMX), 32 (SVM), or none where the host does not scale. nullopt where
+/// KVM refuses the frequency, or would only catch up with it in software.
+constexpr std::optional<TscMap> kvm_tsc_map(std::uint32_t guest_khz, std::uint32_t host_khz,
+                                            std::optional<int> frac_bits) {
+    if (within_tsc_tolerance(guest_khz, host_khz)) return TscMap{0};
+    const auto with = [](const auto& scale) {
+        return scale ? std::optional{TscMap{*scale, 0}} : std::nullopt;
+    };
+    if (frac_bits == kVmxFracBits) return with(VmxTscScale::from_khz(guest_khz, host_khz));
+    if (frac_bits == kSvmFracBits) return with(SvmTscScale::from_khz(guest_khz, host_khz));
+    return std::nullopt;
 }
 
 }  // namespace continuo::time

@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one command that also works by hand.
 .DEFAULT_GOAL := help
-.PHONY: help packages build demo test bench lint clean
+.PHONY: help packages configure build demo test bench lint clean
 
 help:        ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -8,11 +8,14 @@ help:        ## this list
 packages:    ## install the Debian packages that the other targets need (does nothing where they are there)
 	@scripts/install-packages
 
-build: packages   ## build build/continuo, with tests and benchmarks
+configure: packages
 	@cmake --preset release >build.log 2>&1 || { cat build.log; exit 1; }
+
+build: configure ## build build/continuo, its tests and benchmarks
 	@cmake --build --preset release
 
-demo: build  ## migrate a VM live and certify its clocks; uses an emulated host where the local /dev/kvm will not do
+demo: configure ## migrate a VM live and certify its clocks; on an emulated host where the local /dev/kvm will not do
+	@cmake --build --preset release --target continuo
 	@build/continuo demo
 
 test: build  ## every test that this machine can run; names what it skipped
@@ -21,7 +24,7 @@ test: build  ## every test that this machine can run; names what it skipped
 bench: build ## the figures of the README, as ratios measured in one run
 	@scripts/run-benchmarks
 
-lint: build  ## clang-format, clang-tidy, layering
+lint: build  ## clang-format, layers, clang-tidy
 	@scripts/lint
 
 clean:       ## remove build folders

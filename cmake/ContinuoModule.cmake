@@ -45,6 +45,8 @@ function(continuo_test name)
         set(T_TIMEOUT 120)
     endif()
     add_executable(${name} ${T_SOURCES})
+    # What is under test is built as it ships; the tests themselves, mostly templates of test libraries, need no more.
+    target_compile_options(${name} PRIVATE -O1)
     target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gtest GTest::gtest_main GTest::gmock continuo_warnings)
     gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${T_TIMEOUT})
 endfunction()

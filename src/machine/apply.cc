@@ -65,7 +65,7 @@ class Applier {
             case WriteKind::kGuestStopped:
                 return machine_.signal_guest_stopped(write.vcpu);
             case WriteKind::kNotice:
-                return {};  // the VMM's device publishes it, see vmm/
+                return {};  // the VMM publishes it, and says so in Applied
         }
         return {};
     }

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "continuo/machine/migration.h"
 #include "continuo/state/codec.h"
@@ -100,9 +102,24 @@ std::optional<PvclockLine> believable_page(Machine& machine, const PvclockLine& 
     return far ? std::nullopt : *page;
 }
 
+/// How far another vCPU's page is from the line at the anchor. Without a masterclock each vCPU has
+/// a line of its own, and only vCPU 0's is carried. Damaged pages are their guest's affair.
+std::uint64_t pages_apart_ns(Machine& machine, const std::vector<VcpuClock>& vcpus,
+                             const PvclockLine& line) {
+    std::uint64_t most = 0;
+    for (std::size_t vcpu = 1; vcpu < vcpus.size(); ++vcpu) {
+        if ((vcpus[vcpu].system_time_msr & 1) == 0) continue;
+        const auto page = machine.pvclock_page(vcpu);
+        if (!page || !*page) continue;
+        const auto apart = (*page)->at(vcpus[vcpu].counter) - line.at(vcpus.front().counter);
+        most = std::max(most, apart.magnitude());
+    }
+    return most;
+}
+
 /// first: vCPU 0.
 Result<KvmclockState> capture_kvmclock(Machine& machine, const HostFacts& facts,
-                                       const TscMap& first) {
+                                       const std::vector<VcpuClock>& vcpus, const TscMap& first) {
     const Count<HostCounter> before = machine.now();
     const auto reading = machine.kvmclock();
     if (!reading) return tl::unexpected(reading.error());
@@ -129,6 +146,7 @@ Result<KvmclockState> capture_kvmclock(Machine& machine, const HostFacts& facts,
         out.kernel_minus_line = kernel.system_time() - page->at(kernel.tsc_timestamp());
         out.bound_ns = 0;
     }
+    if (!out.masterclock) out.bound_ns += pages_apart_ns(machine, vcpus, out.line);
     return out;
 }
 
@@ -159,7 +177,7 @@ Result<Record> capture(Machine& machine) {
         if (!first) first = captured->map;
     }
     if (first && record.architecture == state::Architecture::kX86_64) {
-        const auto kvmclock = capture_kvmclock(machine, *facts, *first);
+        const auto kvmclock = capture_kvmclock(machine, *facts, record.vcpus, *first);
         if (!kvmclock) return tl::unexpected(kvmclock.error());
         record.kvmclock = *kvmclock;
     }

@@ -79,8 +79,13 @@ Result<Certificate> verify(Machine& machine, const Plan& plan, const Applied& ap
     certificate.tsc_rate_error = plan.tsc_rate_error;
     certificate.resume_at = plan.resume_at.raw();
     certificate.trim = applied.trim;
-    certificate.notice = plan.notice;
     certificate.notes = plan.notes;
+    if (applied.notice_published)
+        certificate.notice = plan.notice;
+    else if (plan.notice)
+        certificate.notes.insert(certificate.notes.begin(),
+                                 "the guest was NOT told of the gap, as the policy promises: this "
+                                 "VMM publishes no notice");
     certificate.clocks.reserve(plan.tsc.size() + 1);
     for (std::size_t vcpu = 0; vcpu < plan.tsc.size(); ++vcpu)
         certificate.clocks.push_back(certify_tsc(plan, applied, vcpu));

@@ -476,6 +476,43 @@ TEST(Migration, AnOldPageOfAScaledGuestIsNotTakenForDamaged) {
     EXPECT_EQ(capture(from)->kvmclock->origin, state::KvmclockOrigin::kKernel);
 }
 
+TEST(Migration, WithoutAMasterclockTheOtherVcpusPagesAreInTheBound) {
+    World world;
+    world.source = host(2'000'000, 1);
+    IdealMachine from{world.source, 3, world.guest};
+    from.enable_kvmclock();
+    world.source.sleep(2'000'000);
+    ASSERT_EQ(capture(from)->kvmclock->bound_ns, 0U);
+    const PvclockLine page = *from.pvclock_page(2).value();
+    from.scribble_page(2, page.shifted(time::Nanos<Kvmclock>::from_raw(-5'000)));
+    EXPECT_EQ(capture(from)->kvmclock->bound_ns, 0U) << "one line for all: the page is damaged";
+    ASSERT_TRUE(from.set_tsc_offset(1, 77));  // no masterclock any more
+    from.scribble_page(1, std::nullopt);
+    const auto record = capture(from);
+    ASSERT_TRUE(record);
+    EXPECT_FALSE(record->kvmclock->masterclock);
+    EXPECT_EQ(record->kvmclock->bound_ns, 5'000U);
+}
+
+TEST(Migration, ACertificateHoldsANoticeOnlyWhereTheGuestWasTold) {
+    World world;
+    world.source = host(2'000'000, 1);
+    world.destination = host(2'000'000, 2);
+    world.blackout_ns = 500'000'000;
+    Migration migration{world};
+    PlanOptions options;
+    options.policy = Policy::kFreezeAndNotify;
+    migration.run(options);
+    EXPECT_TRUE(migration.moved.plan.notice);
+    EXPECT_FALSE(migration.moved.certificate.notice);
+    EXPECT_NE(migration.moved.certificate.notes.front().find("NOT told"), std::string::npos);
+    migration.moved.applied.notice_published = true;
+    const auto told = verify(migration.to(), migration.moved.plan, migration.moved.applied);
+    ASSERT_TRUE(told);
+    EXPECT_TRUE(told->notice);
+    EXPECT_EQ(told->notes, migration.moved.plan.notes);
+}
+
 TEST(Migration, PendingGuestStoppedIsAskedForAgain) {
     World world;
     world.source = host(2'000'000, 1);

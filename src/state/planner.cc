@@ -395,8 +395,9 @@ class Planner {
                 bound.add(BoundSource::kRounding, ceil_nanos(ticks, hz) + 1);
         }
         if (by_value()) bound.add(BoundSource::kByValueWrite, destination_.by_value_bound_ns);
-        bound.add(BoundSource::kTrim,
-                  lacks(Quirk::kNoClockTriple) ? destination_.by_value_bound_ns : kTrimTargetNs);
+        bound.add(BoundSource::kTrim, lacks(Quirk::kNoClockTriple)
+                                          ? std::max(destination_.by_value_bound_ns, kTrimTargetNs)
+                                          : kTrimTargetNs);
         bound.add(BoundSource::kReadBack, kReadBackNs);
         return bound;
     }

@@ -231,6 +231,12 @@ TEST(PlanBound, KvmclockIsOffByWhateverVcpu0sCounterIsOff) {
         const Plan p = planned(r, same_boot(), with(policy));
         EXPECT_EQ(term(p.kvmclock->bound, BoundSource::kCaptureRead), 7U + 1'501U);
     }
+    // Who says that writes by value take no time has not made the closed loop any better.
+    Destination blind = same_boot();
+    blind.quirks = static_cast<Quirks>(Quirk::kNoClockTriple);
+    blind.by_value_bound_ns = 0;
+    EXPECT_EQ(term(planned(r, blind, with(Policy::kAdvance)).kvmclock->bound, BoundSource::kTrim),
+              1U);
     // A slow counter's tick is many ns: 1 MHz, 1000 ns.
     Record slow = record();
     slow.anchor.frequency = *Hz::from_khz(1'000);

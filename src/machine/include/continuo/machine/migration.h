@@ -29,6 +29,9 @@ struct Applied {
     /// How far each realised map may be from the true one, in ticks: 0 with the attribute.
     std::vector<std::uint64_t> map_bound_ticks;
     state::TrimReport trim;
+    /// For the VMM to set once it has published plan.notice: no machine does, and a certificate
+    /// that holds a notice says that the guest was told.
+    bool notice_published = false;
 };
 
 struct ApplyOptions {
@@ -39,7 +42,8 @@ struct ApplyOptions {
 };
 
 /// Carries out plan.writes in order, reads every control back, and trims kvmclock in a closed loop.
-/// Idempotent: a second apply, at any later time, leaves the same lines. kKernel where a control
+/// Idempotent: a second apply, at any later time, leaves the same counters, and kvmclock within the
+/// trim target of the same line. kKernel where a control
 /// reads back other than written. Precondition: `plan` was made for this machine's host.
 Result<Applied> apply(Machine& machine, const state::Plan& plan, const ApplyOptions& options = {});
 

@@ -105,7 +105,8 @@ struct KvmclockState {
     KvmclockOrigin origin = KvmclockOrigin::kKernel;
     /// The kernel had one line for all vCPUs (KVM_CLOCK_TSC_STABLE).
     bool masterclock = false;
-    /// |what the guest saw - line| is at most this at the anchor.
+    /// |what the guest saw - line| is at most this at the anchor, on any vCPU, as far as the line
+    /// goes: the bound of vCPU 0's counter, which it is read by, comes on top.
     std::uint64_t bound_ns = 0;
     /// KVM_GET_CLOCK's answer less the line at that instant: what the kernel would have published
     /// next.

@@ -83,6 +83,9 @@ class Applier {
                                    "Nothing moves this host's TSC: choose another destination");
                 !kept)
                 return kept;
+            // Nothing was moved, and the look does not contradict: its bracket is the doubt, not a
+            // better line. kvmclock is trimmed in these ticks and must not inherit the bracket.
+            applied_.maps[tsc.vcpu] = tsc.map;
         }
         return {};
     }

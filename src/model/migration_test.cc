@@ -342,6 +342,7 @@ TEST(MigrationByValue, WhereNothingMovesTheTscItIsLookedAtAllTheSame) {
     const auto applied = apply(from, *plan);
     ASSERT_TRUE(applied) << applied.error().message();
     EXPECT_GT(applied->map_bound_ticks[0], 0U) << "the certificate rests on a look";
+    EXPECT_EQ(applied->maps[0], plan->tsc[0].map) << "a coarse look moves no kvmclock";
     // Another VM there has another line, and nothing in the plan would have touched it.
     IdealMachine other{world.source, kVcpus, world.guest};
     const auto refused = apply(other, *plan);

@@ -342,6 +342,7 @@ TEST(MigrationByValue, WhereNothingMovesTheTscItIsLookedAtAllTheSame) {
     const auto applied = apply(from, *plan);
     ASSERT_TRUE(applied) << applied.error().message();
     EXPECT_GT(applied->map_bound_ticks[0], 0U) << "the certificate rests on a look";
+    EXPECT_EQ(applied->maps[0], plan->tsc[0].map) << "whose bracket moves no kvmclock";
     EXPECT_EQ(applied->maps[0], plan->tsc[0].map) << "a coarse look moves no kvmclock";
     // Another VM there has another line, and nothing in the plan would have touched it.
     IdealMachine other{world.source, kVcpus, world.guest};
@@ -512,6 +513,30 @@ TEST(Migration, ACertificateHoldsANoticeOnlyWhereTheGuestWasTold) {
     ASSERT_TRUE(told);
     EXPECT_TRUE(told->notice);
     EXPECT_EQ(told->notes, migration.moved.plan.notes);
+}
+
+TEST(Migration, ASecondApplyFindsEverythingOnItsLine) {
+    World world;
+    world.source = host(2'000'000, 1);
+    IdealMachine from{world.source, 2, world.guest};
+    from.enable_kvmclock();
+    world.source.sleep(1'000'000);
+    const auto record = capture(from);
+    ASSERT_TRUE(record);
+    IdealMachine to{world.source, 2, world.guest};
+    const auto destination = destination_for(to, *record);
+    const auto plan = state::plan(*record, *destination, {});
+    ASSERT_TRUE(plan);
+    const auto first = apply(to, *plan);
+    ASSERT_TRUE(first);
+    EXPECT_GE(first->trim.rounds, 1U);
+    const auto line = to.guest_kvmclock(plan->resume_at);
+    world.source.sleep(12'345'678);
+    const auto second = apply(to, *plan);
+    ASSERT_TRUE(second);
+    EXPECT_EQ(second->trim.rounds, 0U);
+    EXPECT_EQ(second->maps, first->maps);
+    EXPECT_EQ(to.guest_kvmclock(plan->resume_at), line);
 }
 
 TEST(Migration, PendingGuestStoppedIsAskedForAgain) {

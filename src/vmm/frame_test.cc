@@ -191,6 +191,7 @@ TEST(Protocol, APeersWordsCannotDriveATerminal) {
         PayloadWriter{}.put(std::uint32_t{99}).put_block(bytes_of("bad\x1b[2Jnews")).take());
     EXPECT_EQ(error.what, "bad?[2Jnews");
     EXPECT_EQ(error.code, ErrorCode::kPeer);
+    EXPECT_FALSE(decode_failure({}).what.empty()) << "also one that says nothing is told";
 }
 
 TEST(Address, ParsesWhatItSays) {

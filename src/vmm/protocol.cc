@@ -142,6 +142,7 @@ state::Error decode_failure(std::span<const std::byte> payload) {
         const auto c = static_cast<char>(byte);
         text.push_back(c >= ' ' && c <= '~' ? c : '?');
     }
+    if (!in.complete() || text.empty()) text = "it gave up and did not say why";
     const bool busy = code == static_cast<std::uint32_t>(ErrorCode::kBusy);
     return {busy ? ErrorCode::kBusy : ErrorCode::kPeer, "the other side", text, "", 0};
 }

@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 namespace {
 
 using Input = std::vector<std::uint8_t>;
-constexpr std::size_t kInputMax = 4096;
+constexpr std::size_t kInputMax = 16384;
 
 /// What is running, for the signal handler.
 const Input* running = nullptr;

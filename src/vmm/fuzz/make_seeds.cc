@@ -1,0 +1,114 @@
+// Makes the seeds of migration_fuzz from the encoders as they are built, so that no seed is ever of
+// an older format. The only argument is the folder.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+#include "continuo/state/codec.h"
+#include "continuo/vmm/kvm_migration.h"
+#include "protocol.h"
+
+namespace {
+
+using namespace continuo;
+using namespace continuo::vmm;
+
+bool put(const std::string& path, std::span<const std::byte> bytes) {
+    std::ofstream file{path, std::ios::binary};
+    file.write(reinterpret_cast<const char*>(bytes.data()),
+               static_cast<std::streamsize>(bytes.size()));
+    return static_cast<bool>(file.flush());
+}
+
+Bytes sample_state() {
+    VmState state;
+    for (std::uint32_t chip = 0; chip < state.irqchips.size(); ++chip)
+        state.irqchips[chip].chip_id = chip;
+    VcpuState vcpu;
+    vcpu.xcrs.emplace();
+    vcpu.xsave.assign(4096, std::byte{0});
+    vcpu.msrs = {{0x174, 1}, {0x6e0, 0}};
+    state.vcpus.push_back(vcpu);
+    return encode_state(state);
+}
+
+Bytes sample_shape() {
+    kvm::CpuidEntries cpuid(2);
+    cpuid[1].function = 1;
+    return encode_shape({.vcpus = 1, .memory_bytes = kMemoryMin}, cpuid);
+}
+
+Bytes sample_hello() {
+    return encode_hello({MigrationId{1, 2, 3}, ProcessIdentity{}, sample_shape()});
+}
+
+Bytes sample_pages() {
+    return PayloadWriter{}
+        .put(std::uint32_t{2})
+        .put(std::uint32_t{0})
+        .put(std::uint64_t{1 << 1 | kPageHasData})
+        .put(std::uint64_t{3 << 1})
+        .put_bytes(Bytes(kPageBytes, std::byte{0x5a}))
+        .take();
+}
+
+Bytes sample_clocks() {
+    state::Record record;
+    record.vcpus.resize(1);
+    return state::encode(record);
+}
+
+/// A source's script as migration_fuzz reads it.
+Bytes script(bool commits) {
+    PayloadWriter out;
+    const auto say = [&](FrameType type, const Bytes& payload) {
+        out.put(static_cast<std::uint8_t>(type))
+            .put(static_cast<std::uint16_t>(payload.size()))
+            .put_bytes(payload);
+    };
+    say(FrameType::kHello, sample_hello());
+    say(FrameType::kPages, sample_pages());
+    say(FrameType::kRoundEnd, PayloadWriter{}.put(std::uint32_t{0}).take());
+    say(FrameType::kStopped, {});
+    say(FrameType::kState, sample_state());
+    say(FrameType::kClocks, sample_clocks());
+    say(FrameType::kComplete, {});
+    if (commits) say(FrameType::kCommit, {});
+    say(FrameType::kDone, {});
+    return out.take();
+}
+
+/// Two frames as they are on the wire.
+Bytes sample_stream() {
+    int fds[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) != 0) return {};
+    FrameStream out{kvm::Fd{fds[0]}};
+    const kvm::Fd in{fds[1]};
+    (void)out.send(FrameType::kHello, sample_hello(), after(std::chrono::seconds{1}));
+    (void)out.send(FrameType::kComplete, {}, after(std::chrono::seconds{1}));
+    Bytes raw(4096);
+    const ssize_t got = ::read(in.get(), raw.data(), raw.size());
+    raw.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+    return raw;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 2) {
+        std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        return 2;
+    }
+    const std::string folder{argv[1]};
+    const bool written =
+        put(folder + "/state", sample_state()) && put(folder + "/shape", sample_shape()) &&
+        put(folder + "/hello", sample_hello()) && put(folder + "/pages", sample_pages()) &&
+        put(folder + "/failure", encode_failure({state::ErrorCode::kBusy, "a", "b", "c", 0})) &&
+        put(folder + "/stream", sample_stream()) && put(folder + "/script", script(true)) &&
+        put(folder + "/script-without-commit", script(false));
+    if (!written) std::fprintf(stderr, "cannot write into %s\n", folder.c_str());
+    return written ? 0 : 1;
+}

@@ -11,7 +11,7 @@ target_compile_options(continuo_warnings INTERFACE
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # g++ 12 reports these inside the standard library at -O2 (GCC bugs 105562, 105593); clang and ASan still look.
     target_compile_options(continuo_warnings INTERFACE
-        -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-array-bounds -Wno-restrict -Wno-dangling-pointer)
+        -Wno-maybe-uninitialized -Wno-mismatched-new-delete -Wno-stringop-overflow -Wno-array-bounds -Wno-restrict -Wno-dangling-pointer)
 endif()
 
 function(continuo_module name)

@@ -117,14 +117,9 @@ Result<std::uint64_t> ClockMachine::offset_of(std::size_t vcpu) const {
 }
 
 TscMap ClockMachine::map_of(std::uint32_t khz, std::uint64_t offset) const {
-    if (!host_.scaling_frac_bits || time::within_tsc_tolerance(khz, host_.tsc_khz))
-        return TscMap{offset};
-    if (*host_.scaling_frac_bits == time::kVmxFracBits) {
-        const auto scale = time::VmxTscScale::from_khz(khz, host_.tsc_khz);
-        return scale ? TscMap{*scale, offset} : TscMap{offset};
-    }
-    const auto scale = time::SvmTscScale::from_khz(khz, host_.tsc_khz);
-    return scale ? TscMap{*scale, offset} : TscMap{offset};
+    // A frequency that the host cannot give is not taken by set_tsc_khz(): the vCPU runs unscaled.
+    const auto map = time::kvm_tsc_map(khz, host_.tsc_khz, host_.scaling_frac_bits);
+    return map.value_or(TscMap{0}).with_offset(offset);
 }
 
 Result<machine::VcpuClockState> ClockMachine::vcpu_state(std::size_t vcpu) {

@@ -24,21 +24,26 @@ Result<Nanos<Kvmclock>> kvmclock_seam(Machine& machine, const KvmclockTarget& ta
 
 Result<state::TrimReport> trim_kvmclock(Machine& machine, const KvmclockTarget& target,
                                         const ApplyOptions& options) {
-    // Between reading the counter here and the kernel's own reading inside KVM_SET_CLOCK some time
-    // passes, nearly the same each round: its last value is the correction of the next. What is
-    // left is the jitter, and the loop waits for a round in which it is small enough.
-    Nanos<Kvmclock> latency;
     state::TrimReport report;
-    while (report.rounds < options.trim_rounds_max) {
-        ++report.rounds;
-        const auto set = machine.set_kvmclock(target.at(machine.now()) + latency);
-        if (!set) return tl::unexpected(set.error());
+    const auto look = [&]() -> Status {
         const auto seam = kvmclock_seam(machine, target);
         if (!seam) return tl::unexpected(seam.error());
         report.residual_ns = seam->raw();
         report.converged = seam->magnitude() <= options.trim_target_ns;
-        if (report.converged) break;
-        latency = latency - *seam;
+        return {};
+    };
+    // What is on its line already is left there: a second apply() changes nothing.
+    if (Status looked = look(); !looked) return tl::unexpected(looked.error());
+    // Between reading the counter here and the kernel's own reading inside KVM_SET_CLOCK some time
+    // passes, nearly the same each round: its last value is the correction of the next. What is
+    // left is the jitter, and the loop waits for a round in which it is small enough.
+    Nanos<Kvmclock> latency;
+    while (!report.converged && report.rounds < options.trim_rounds_max) {
+        ++report.rounds;
+        const auto set = machine.set_kvmclock(target.at(machine.now()) + latency);
+        if (!set) return tl::unexpected(set.error());
+        if (Status looked = look(); !looked) return tl::unexpected(looked.error());
+        latency = latency - Nanos<Kvmclock>::from_raw(report.residual_ns);
     }
     return report;
 }

@@ -154,8 +154,7 @@ Status IdealMachine::set_tsc_offset(std::size_t vcpu, std::uint64_t offset) {
     host_.step();
     if (lacks(state::Quirk::kTscOffsetIgnored)) return {};
     TscMap& map = vcpus_[vcpu].map;
-    const auto zero = Count<HostCounter>{};
-    map = map.through(zero, Count<GuestCounter>::from_raw(offset));  // at host 0 the product is 0
+    map = map.with_offset(offset);
     return {};
 }
 

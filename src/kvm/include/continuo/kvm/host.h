@@ -22,7 +22,8 @@ state::HostIdentity host_identity();
 /// Facts of the host that do not change while it runs, asked once.
 struct HostClock {
     state::HostIdentity identity;
-    /// The TSC's frequency as KVM has it; true within half a kHz of what the kernel calibrated.
+    /// The TSC's frequency as KVM has it; whole kHz, the
+    /// kernel's own calibration truncated.
     std::uint32_t tsc_khz = 0;
     /// Fractional bits of the guest's TSC multiplier: 48 (VMX), 32 (SVM); none: no scaling
     /// (KVM_CAP_TSC_CONTROL is 0).

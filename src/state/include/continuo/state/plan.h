@@ -47,7 +47,8 @@ struct Destination {
     Architecture architecture = Architecture::kX86_64;
     HostIdentity identity;
     Anchor<HostCounter> anchor;
-    /// True only with proof (equal, known boot identity): elapsed time then goes by the counter.
+    /// Elapsed time goes by the counter. Only with proof: equal boot identities, or, where one is
+    /// unknown, a caller who vouches for it; two known identities that differ are refused.
     bool same_boot = false;
     /// 48 (VMX), 32 (SVM), or none: the host cannot scale a guest's TSC.
     std::optional<int> scaling_frac_bits;

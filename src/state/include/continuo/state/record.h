@@ -62,7 +62,7 @@ struct Anchor {
     std::int32_t tai_offset_sec = 0;
     /// False where adjtimex reports STA_UNSYNC: tai_bound_ns then means little.
     bool synchronised = true;
-    /// Frequency of the counter, as the kernel states it (KVM: whole kHz; true within half a kHz).
+    /// Frequency of the counter, as the kernel states it (KVM: whole kHz, truncated).
     Hz frequency = *Hz::from_hz(time::kNanosPerSecond);
 
     friend bool operator==(const Anchor&, const Anchor&) = default;

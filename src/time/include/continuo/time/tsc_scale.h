@@ -79,6 +79,12 @@ class TscMap {
     constexpr Count<GuestCounter> at(Count<HostCounter> host) const {
         return Count<GuestCounter>::from_raw(wrap_scale(host.raw()) + offset_);
     }
+    /// The same multiplier with another offset.
+    constexpr TscMap with_offset(std::uint64_t offset) const {
+        TscMap map = *this;
+        map.offset_ = offset;
+        return map;
+    }
     /// The same multiplier with the offset that makes the guest read `guest` at `host`; exact
     /// there.
     constexpr TscMap through(Count<HostCounter> host, Count<GuestCounter> guest) const {

@@ -19,7 +19,8 @@ namespace {
 
 constexpr int kColumnsADecade = 4;
 constexpr int kDecades = 11;  ///< 1 ns to 100 s
-constexpr int kWidth = kDecades * kColumnsADecade + 1;
+constexpr int kFirst = 3;     ///< column of 1 ns; nothing at all stands in column 0
+constexpr int kWidth = kDecades * kColumnsADecade + kFirst;
 
 std::string clock_name(const ClockCertificate& clock) {
     const std::string name{state::name(clock.clock)};
@@ -36,11 +37,11 @@ std::uint64_t magnitude(std::int64_t value) {
     return value < 0 ? 0 - bits : bits;
 }
 
-/// Column of a length: 0 for nothing, then `kColumnsADecade` columns for each power of ten from
-/// 1 ns on.
+/// Column of a length: 0 for nothing, then `kColumnsADecade` columns for each power of ten from 1
+/// ns on; shorter lengths stand where 1 ns does.
 std::size_t column(double ns) {
     if (ns <= 0) return 0;
-    const double at = 1 + std::max(0.0, std::log10(ns)) * kColumnsADecade;
+    const double at = kFirst + std::max(0.0, std::log10(ns)) * kColumnsADecade;
     return std::min(static_cast<std::size_t>(kWidth), static_cast<std::size_t>(std::lround(at)));
 }
 
@@ -50,7 +51,7 @@ std::string scale_line() {
                                           "1ms", "10", "100", "1s",  "10"};
     line.replace(0, 1, "0");
     for (std::size_t i = 0; i < labels.size(); ++i)
-        line.replace(1 + i * kColumnsADecade, labels[i].size(), labels[i]);
+        line.replace(kFirst + i * kColumnsADecade, labels[i].size(), labels[i]);
     line.erase(line.find_last_not_of(' ') + 1);
     return line;
 }

@@ -25,6 +25,7 @@ struct Invocation {
 };
 
 void add_capture(CLI::App& program, Invocation& invocation);
+void add_demo(CLI::App& program, Invocation& invocation);
 void add_doctor(CLI::App& program, Invocation& invocation);
 void add_scale(CLI::App& program, Invocation& invocation);
 void add_inspect(CLI::App& program, Invocation& invocation);

@@ -137,10 +137,11 @@ Result<Json> answer_or_error(Result<Json> answer) {
     if (found == answer->end() || !found->is_object()) return answer;
     const auto number = found->find("errno");
     const bool has_errno = number != found->end() && number->is_number_integer();
+    const std::string what = text_at(*found, "what");
     return tl::unexpected(
         state::Error{code_from_name(text_at(*found, "code")).value_or(ErrorCode::kPeer),
-                     text_at(*found, "where"), text_at(*found, "what"), text_at(*found, "advice"),
-                     has_errno ? number->get<int>() : 0});
+                     text_at(*found, "where"), what.empty() ? "an error without words" : what,
+                     text_at(*found, "advice"), has_errno ? number->get<int>() : 0});
 }
 
 Result<Json> ask(const std::string& path, const Json& request, std::chrono::milliseconds timeout) {

@@ -20,8 +20,7 @@ using state::fail;
 void add_host_option(CLI::App& command, std::string& host) {
     command
         .add_option("--host", host,
-                    "local: this machine's KVM; emulated: a Linux host with KVM under QEMU; auto "
-                    "(the default): local where its controls work")
+                    "local (this KVM), emulated (Linux with KVM under QEMU) or auto, the default")
         ->type_name("auto|local|emulated");
 }
 
@@ -52,7 +51,7 @@ std::optional<std::string> find_lab() {
     return std::nullopt;
 }
 
-Error run_on_emulated_host(const std::vector<std::string>& arguments, bool json) {
+Error run_on_emulated_host(const std::vector<std::string>& arguments) {
     if (std::getenv("CONTINUO_LAB_HOST") != nullptr)
         return {ErrorCode::kUnsupported, "continuo demo",
                 "this is an emulated host already, and its KVM will not do either",
@@ -68,7 +67,6 @@ Error run_on_emulated_host(const std::vector<std::string>& arguments, bool json)
     std::vector<std::string> words{*lab,        "run", "--smp", std::to_string(cpus),
                                    "--timeout", "300", "--",    this_program()};
     words.insert(words.end(), arguments.begin(), arguments.end());
-    (void)json;
     std::vector<char*> pointers;
     for (std::string& word : words)
         pointers.push_back(word.data());

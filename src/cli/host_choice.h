@@ -19,7 +19,7 @@ state::Result<HostChoice> parse_host(const std::string& host);
 
 /// Replaces this process by the lab running this program with `arguments` on an emulated host.
 /// Comes back only with the reason why it could not.
-state::Error run_on_emulated_host(const std::vector<std::string>& arguments, bool json);
+state::Error run_on_emulated_host(const std::vector<std::string>& arguments);
 
 /// The lab's tool: $CONTINUO_LAB, lab/continuo-lab of the source tree that this was built from, or
 /// beside this program; nullopt where none of them can be executed.

@@ -23,6 +23,7 @@ void set_up(CLI::App& program, Invocation& invocation) {
     program.require_subcommand(1);
     program.footer(footer());
     program.get_formatter()->column_width(26);
+    add_demo(program, invocation);
     add_doctor(program, invocation);
     add_vm(program, invocation);
     add_capture(program, invocation);

@@ -8,6 +8,9 @@ import subprocess
 PROGRAM = os.environ.get("CONTINUO", "build/continuo")
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
+NO_KVM = "no usable /dev/kvm"
+
 DONE, DOES_NOT_HOLD, USAGE, BAD_INPUT, REFUSED, UNSUPPORTED, KERNEL, PEER = range(8)
 
 
@@ -15,6 +18,12 @@ def run(*arguments, stdin=b"", timeout=60, stdout=subprocess.PIPE):
     """The finished process; its output as bytes."""
     words = [PROGRAM] + [str(argument) for argument in arguments]
     return subprocess.run(words, input=stdin, stdout=stdout, stderr=subprocess.PIPE, timeout=timeout)
+
+
+def start(*arguments):
+    """The process, running; its output as text."""
+    words = [PROGRAM] + [str(argument) for argument in arguments]
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def unique_keys(pairs):

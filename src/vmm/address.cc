@@ -5,12 +5,14 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 
 namespace continuo::vmm {
 
@@ -86,14 +88,37 @@ tl::unexpected<state::Error> cannot_connect(const Address& address, int sys_errn
                        nobody ? "start `continuo vm receive` there first" : "", sys_errno);
 }
 
+constexpr std::chrono::milliseconds kConnectAgain{5};
+
+/// connect(); a Unix socket whose queue is full says EAGAIN at once, and is asked again until the
+/// deadline. 0, EINPROGRESS, or another errno.
+int start_connect(int fd, const SocketAddress& to, std::chrono::milliseconds timeout) {
+    const auto until = std::chrono::steady_clock::now() + timeout;
+    while (::connect(fd, to.get(), to.length) != 0) {
+        if (errno != EAGAIN && errno != EINTR) return errno;
+        if (std::chrono::steady_clock::now() >= until) return ETIMEDOUT;
+        std::this_thread::sleep_for(kConnectAgain);
+    }
+    return 0;
+}
+
 /// 0, or the errno of a connect that went on in the background; ETIMEDOUT where it did not end.
 int finish_connect(int fd, std::chrono::milliseconds timeout) {
     pollfd poll_fd{fd, POLLOUT, 0};
-    if (::poll(&poll_fd, 1, static_cast<int>(timeout.count())) <= 0) return ETIMEDOUT;
+    int ready = 0;
+    do {
+        ready = ::poll(&poll_fd, 1, static_cast<int>(timeout.count()));
+    } while (ready < 0 && errno == EINTR);
+    if (ready <= 0) return ETIMEDOUT;
     int error = 0;
     socklen_t length = sizeof error;
     ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length);
     return error;
+}
+
+bool is_socket(const std::string& path) {
+    struct stat info {};
+    return ::lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode);
 }
 
 }  // namespace
@@ -138,9 +163,8 @@ Result<kvm::Fd> connect_to(const Address& address, std::chrono::milliseconds tim
     if (!to) return tl::unexpected(to.error());
     auto fd = open_socket(*to, SOCK_NONBLOCK);
     if (!fd) return fd;
-    if (::connect(fd->get(), to->get(), to->length) == 0) return fd;
-    if (errno != EINPROGRESS) return cannot_connect(address, errno);
-    const int error = finish_connect(fd->get(), timeout);
+    int error = start_connect(fd->get(), *to, timeout);
+    if (error == EINPROGRESS) error = finish_connect(fd->get(), timeout);
     if (error == ETIMEDOUT)
         return state::fail(ErrorCode::kTimeout, address.text(), "nobody answers", {}, error);
     if (error != 0) return cannot_connect(address, error);
@@ -152,8 +176,17 @@ Result<kvm::Fd> listen_on(const Address& address) {
     if (!at) return tl::unexpected(at.error());
     auto fd = open_socket(*at, 0);
     if (!fd) return fd;
+    // The mode that bind() gives the file: who may connect may take or give a VM.
+    if (address.kind == Address::Kind::kUnix && ::fchmod(fd->get(), 0600) != 0)
+        return kvm::kernel_failure("fchmod", errno);
     int bound = ::bind(fd->get(), at->get(), at->length);
     if (bound != 0 && errno == EADDRINUSE && address.kind == Address::Kind::kUnix) {
+        // connect() says ECONNREFUSED of any file: only a socket may be taken for a stale one.
+        if (!is_socket(address.path)) {
+            return state::fail(ErrorCode::kInvalidArgument, address.text(),
+                               "there is a file that is no socket; it is left alone",
+                               "use another path");
+        }
         const auto other = connect_to(address, std::chrono::milliseconds{500});
         if (!other && other.error().sys_errno == ECONNREFUSED) {
             ::unlink(address.path.c_str());

@@ -41,9 +41,7 @@ class Destination {
     void step(Step which) const {
         if (options_.observer) options_.observer(which);
     }
-    void set_status(DestinationStatus status) const {
-        if (sink_) sink_(id_, status);
-    }
+    bool set_status(DestinationStatus status) const { return !sink_ || sink_(id_, status); }
     Deadline io_deadline() const { return after(options_.io_timeout); }
 
     Status greet() {
@@ -52,9 +50,12 @@ class Destination {
         const auto hello = decode_hello(frame->payload);
         if (!hello) return tl::unexpected(hello.error());
         id_ = hello->id;
+        if (!set_status(DestinationStatus::kReceiving)) {
+            return state::fail(ErrorCode::kPeer, "HELLO frame",
+                               "a migration of this id has been here before");
+        }
         named_ = true;
-        set_status(DestinationStatus::kReceiving);
-        source_ = ProcessWatch::on(hello->process);
+        if (options_.watch_processes) source_ = ProcessWatch::on(hello->process);
         life_port_ = hello->process.life_port;
         if (life_port_ != 0) {
             if (auto at = peer_at_port(stream_.fd(), life_port_)) source_life_ = std::move(*at);
@@ -77,18 +78,18 @@ class Destination {
                 case FrameType::kPages:
                     if (state_) return unexpected_frame(frame->type, "CLOCKS or COMPLETE");
                     step(Step::kDestinationReceive);
-                    if (auto done = apply_pages(frame->payload, vm_.memory(), stats_); !done)
-                        return done;
+                    if (auto done = take_pages(frame->payload); !done) return done;
                     break;
                 case FrameType::kRoundEnd:
                     if (stopped) return unexpected_frame(frame->type, "the last pages");
-                    ++stats_.rounds;
+                    if (auto done = end_round(frame->payload); !done) return done;
                     break;
                 case FrameType::kStopped:
                     if (stopped) return unexpected_frame(frame->type, "the last pages");
                     step(Step::kDestinationStopped);
                     stopped_at_ = Clock::now();
                     stopped = true;
+                    pages_at_round_start_ = pages_so_far();
                     break;
                 case FrameType::kState:
                     if (!stopped || state_) return unexpected_frame(frame->type, "another");
@@ -107,6 +108,27 @@ class Destination {
                     return unexpected_frame(frame->type, "pages or state");
             }
         }
+    }
+
+    std::uint64_t pages_so_far() const { return stats_.pages_sent + stats_.zero_pages; }
+
+    /// One pass names no page twice: a source that goes on and on is not copying.
+    Status take_pages(std::span<const std::byte> payload) {
+        if (auto done = apply_pages(payload, vm_.memory(), stats_); !done) return done;
+        if (pages_so_far() - pages_at_round_start_ <= vm_.memory().size() / kPageBytes) return {};
+        return state::fail(ErrorCode::kPeer, "PAGES frame",
+                           "more pages in one pass than the memory has");
+    }
+
+    Status end_round(std::span<const std::byte> payload) {
+        PayloadReader in{payload};
+        const auto number = in.get<std::uint32_t>();
+        if (!in.complete() || number != stats_.rounds)
+            return state::fail(ErrorCode::kMalformed, "ROUND_END frame", "its number is wrong");
+        if (++stats_.rounds > kRoundsMax)
+            return state::fail(ErrorCode::kPeer, "ROUND_END frame", "the passes do not end");
+        pages_at_round_start_ = pages_so_far();
+        return {};
     }
 
     Status load() {
@@ -184,6 +206,7 @@ class Destination {
     std::optional<Bytes> state_;
     std::optional<Bytes> clocks_;
     MigrationStats stats_;
+    std::uint64_t pages_at_round_start_ = 0;
     bool named_ = false;
     bool created_ = false;
     bool refused_ = false;
@@ -290,14 +313,16 @@ void Receiver::answer_status(kvm::Fd connection) {
     (void)stream.send(FrameType::kStatus, answer, after(kShort));
 }
 
-void Receiver::set_status(const MigrationId& id, DestinationStatus status) {
+bool Receiver::set_status(const MigrationId& id, DestinationStatus status) {
     std::lock_guard lock{mutex_};
     for (auto& [known, its_status] : statuses_) {
         if (known != id) continue;
+        if (status == DestinationStatus::kReceiving) return false;
         its_status = status;
-        return;
+        return true;
     }
     statuses_.emplace_back(id, status);
+    return true;
 }
 
 Result<DestinationOutcome> Receiver::receive(DestinationVm& vm, const MigrationOptions& options,
@@ -311,7 +336,7 @@ Result<DestinationOutcome> Receiver::receive(DestinationVm& vm, const MigrationO
     incoming_.reset();
     lock.unlock();
     const StatusSink sink = [this](const MigrationId& id, DestinationStatus status) {
-        set_status(id, status);
+        return set_status(id, status);
     };
     auto outcome = receive_vm(std::move(connection), vm, sink, options);
     if (std::holds_alternative<Discarded>(outcome)) {

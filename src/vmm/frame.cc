@@ -114,13 +114,14 @@ Status FrameStream::send(FrameType type, std::span<const std::byte> payload, Dea
 }
 
 Status FrameStream::read_some(Bytes& into, std::size_t count, Deadline deadline, bool at_edge) {
-    while (count > 0) {
-        const std::size_t had = into.size();
-        into.resize(had + std::min(count, kReadStep));
-        const ssize_t got = ::recv(fd_.get(), into.data() + had, into.size() - had, MSG_DONTWAIT);
-        into.resize(had + static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+    std::size_t filled = into.size();
+    const std::size_t end = filled + count;
+    while (filled < end) {
+        if (filled == into.size()) into.resize(std::min(end, filled + kReadStep));
+        const ssize_t got =
+            ::recv(fd_.get(), into.data() + filled, into.size() - filled, MSG_DONTWAIT);
         if (got > 0) {
-            count -= static_cast<std::size_t>(got);
+            filled += static_cast<std::size_t>(got);
             at_edge = false;
             continue;
         }

@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <random>
 #include <thread>
 
@@ -129,6 +131,36 @@ TEST(Frame, SilenceAndDeafnessTimeOut) {
     EXPECT_EQ(left.send(FrameType::kDone, {}, after(20ms)).error().code, ErrorCode::kPeer);
 }
 
+TEST(Frame, ALengthIsAClaimAndNoMemory) {
+    Bytes raw = wire(FrameType::kState, bytes_of("x"));
+    const std::uint32_t claim = kFrameBytesMax;
+    std::memcpy(raw.data() + 8, &claim, sizeof claim);
+    auto [a, b] = pair();
+    ASSERT_EQ(::write(a.get(), raw.data(), raw.size()), static_cast<ssize_t>(raw.size()));
+    FrameStream in{std::move(b)};
+    EXPECT_EQ(in.receive(after(30ms)).error().code, ErrorCode::kTimeout) << "the deadline holds";
+}
+
+TEST(Frame, ADribbleIsReadAndStillHasTheDeadline) {
+    const Bytes raw = wire(FrameType::kClocks, bytes_of("twelve bytes"));
+    const auto dribble = [&raw](std::chrono::milliseconds limit) {
+        auto [a, b] = pair();
+        std::thread sender{[&raw, fd = std::move(a)] {
+            for (const std::byte byte : raw) {
+                if (::send(fd.get(), &byte, 1, MSG_NOSIGNAL) != 1) return;
+                std::this_thread::sleep_for(3ms);
+            }
+        }};
+        auto frame = FrameStream{std::move(b)}.receive(after(limit));
+        sender.join();
+        return frame;
+    };
+    const auto whole = dribble(10s);
+    ASSERT_TRUE(whole) << whole.error().message();
+    EXPECT_EQ(whole->payload, bytes_of("twelve bytes"));
+    EXPECT_EQ(dribble(20ms).error().code, ErrorCode::kTimeout);
+}
+
 TEST(Pages, GoWhereTheySay) {
     Bytes memory(4 * kPageBytes, std::byte{0xee});
     const Bytes page(kPageBytes, std::byte{0x11});
@@ -164,6 +196,7 @@ TEST(Pages, HostileOnesAreRefused) {
     EXPECT_FALSE(one(1, 7, 0));
     EXPECT_FALSE(one(0xffffffff, 0, 0));
     EXPECT_FALSE(one(0, 0, 0));
+    EXPECT_FALSE(apply_pages(PayloadWriter{}.put(std::uint64_t{0}).take(), memory, stats));
     std::mt19937_64 random{5};
     for (int round = 0; round < 20000; ++round) {
         Bytes payload(random() % 64);
@@ -217,6 +250,66 @@ TEST(Address, AStaleSocketIsReplacedAndALiveOneIsNot) {
     }
     EXPECT_EQ(connect_to(address, 1s).error().sys_errno, ECONNREFUSED);
     EXPECT_TRUE(listen_on(address));
+    ::unlink(address.path.c_str());
+}
+
+TEST(Address, AFileThatIsNoSocketIsLeftAlone) {
+    const Address address = *parse_address("unix:/tmp/continuo-file-" + std::to_string(getpid()));
+    std::ofstream{address.path} << "precious";
+    const auto refused = listen_on(address);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+    std::string text;
+    std::ifstream{address.path} >> text;
+    EXPECT_EQ(text, "precious");
+    ::unlink(address.path.c_str());
+}
+
+TEST(Address, OnlyItsOwnerMayConnect) {
+    const Address address = *parse_address("unix:/tmp/continuo-mode-" + std::to_string(getpid()));
+    const mode_t before = ::umask(0);
+    const auto listener = listen_on(address);
+    ::umask(before);
+    ASSERT_TRUE(listener) << listener.error().message();
+    struct stat info {};
+    ASSERT_EQ(::stat(address.path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0600u);
+    ::unlink(address.path.c_str());
+}
+
+TEST(Address, WhatTheFolderDoesNotAllowIsAnIoErrorWithItsErrno) {
+    const auto missing = listen_on(*parse_address("unix:/tmp/no-such-folder/socket"));
+    ASSERT_FALSE(missing);
+    EXPECT_EQ(missing.error().code, ErrorCode::kIo);
+    EXPECT_EQ(missing.error().sys_errno, ENOENT);
+    if (::getuid() != 0) GTEST_SKIP() << "only root can try it as somebody else";
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (::setresuid(65534, 65534, 65534) != 0) _exit(2);
+        const auto denied = listen_on(*parse_address("unix:/continuo-denied"));
+        const bool typed =
+            !denied && denied.error().code == ErrorCode::kIo && denied.error().sys_errno == EACCES;
+        _exit(typed ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
+TEST(Address, AFullQueueIsWaitedForNoLongerThanSaid) {
+    const Address address = *parse_address("unix:/tmp/continuo-full-" + std::to_string(getpid()));
+    const auto listener = listen_on(address);
+    ASSERT_TRUE(listener);
+    std::vector<kvm::Fd> queued;
+    for (int i = 0; i < 64; ++i) {
+        auto connection = connect_to(address, 30ms);
+        if (!connection) {
+            EXPECT_EQ(connection.error().code, ErrorCode::kTimeout);
+            break;
+        }
+        queued.push_back(std::move(*connection));
+    }
+    EXPECT_LT(queued.size(), 64u);
     ::unlink(address.path.c_str());
 }
 

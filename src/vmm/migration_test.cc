@@ -272,6 +272,23 @@ class Proxy {
     std::thread thread_;
 };
 
+/// What the two sides are connected by, and by what they prove a death.
+enum class Wire { kUnix, kTcpFromAnotherHost };
+
+Address address_for(Wire wire, const std::string& tag) {
+    return wire == Wire::kUnix ? test_address(tag) : *parse_address("tcp:127.0.0.1:0");
+}
+
+std::pair<kvm::Fd, kvm::Fd> pair_on(Wire wire) {
+    if (wire == Wire::kUnix) return pair();
+    auto listener = listen_on(*parse_address("tcp:127.0.0.1:0"));
+    auto mine =
+        connect_to(*parse_address("tcp:127.0.0.1:" + std::to_string(*port_of(*listener))), 1s);
+    EXPECT_TRUE(mine);
+    kvm::Fd theirs{::accept4(listener->get(), nullptr, nullptr, SOCK_CLOEXEC)};
+    return {std::move(*mine), std::move(theirs)};
+}
+
 struct CutResult {
     std::size_t from_source = 0;
     std::size_t from_destination = 0;
@@ -279,22 +296,23 @@ struct CutResult {
 };
 
 /// One migration through a proxy that closes at a byte.
-CutResult cut_at(bool from_source, std::size_t limit, bool may_ask) {
+CutResult cut_at(bool from_source, std::size_t limit, bool may_ask, Wire wire = Wire::kUnix) {
     SharedWorld world;
     FakeSource source{*world};
     FakeDestination destination{*world};
     MigrationOptions options = quick();
     options.rounds_max = 2;
     if (!may_ask) options.decide_timeout = 60ms;
-    const Address address = test_address("-cut");
-    auto receiver = Receiver::open(address);
+    options.watch_processes = wire == Wire::kUnix;
+    auto receiver = Receiver::open(address_for(wire, "-cut"));
     EXPECT_TRUE(receiver) << receiver.error().message();
+    const Address address = (*receiver)->address();
     std::optional<Result<DestinationOutcome>> arrived;
     std::thread other{[&] { arrived = (*receiver)->receive(destination, options, 500ms); }};
     CutResult result;
     std::optional<SourceOutcome> sent;
     {
-        auto [mine, proxied] = pair();
+        auto [mine, proxied] = pair_on(wire);
         auto onward = connect_to(address, 1s);
         EXPECT_TRUE(onward);
         Proxy proxy{std::move(proxied), std::move(*onward), from_source, limit};
@@ -337,6 +355,79 @@ TEST(Migration, AStreamThatEndsAtAnyByteLeavesOneVm) {
         cut_at(false, limit, true);
 }
 
+TEST(Migration, ALivingSourceOnAnotherHostIsNeverTakenForDead) {
+    // A source that gives up goes on with its VM, and its migration is over: what proves its life
+    // to the destination must not be. Its FAIL is lost with the rest of the stream.
+    const CutResult whole = cut_at(true, std::size_t{1} << 40, true, Wire::kTcpFromAnotherHost);
+    for (std::size_t limit = whole.from_source - 60; limit <= whole.from_source; limit += 2)
+        cut_at(true, limit, true, Wire::kTcpFromAnotherHost);
+    for (std::size_t limit = 1; limit <= whole.from_destination; limit += 5)
+        cut_at(false, limit, true, Wire::kTcpFromAnotherHost);
+}
+
+/// A source of another host by hand: everything up to COMPLETE, then silence and an end.
+DestinationOutcome lose_source_after_complete(FakeDestination& destination, std::uint16_t life) {
+    auto [mine, theirs] = pair_on(Wire::kTcpFromAnotherHost);
+    MigrationOptions options = quick();
+    std::optional<DestinationOutcome> outcome;
+    std::thread other{[&, fd = std::move(theirs)]() mutable {
+        outcome = receive_vm(std::move(fd), destination, {}, options);
+    }};
+    FrameStream source{std::move(mine)};
+    ProcessIdentity elsewhere;  // no boot known: nothing to watch here
+    elsewhere.life_port = life;
+    const Bytes hello = encode_hello({new_migration_id(), elsewhere, Bytes(3)});
+    EXPECT_TRUE(source.send(FrameType::kHello, hello, after(1s)));
+    EXPECT_TRUE(expect_frame(source, FrameType::kWelcome, after(1s)));
+    EXPECT_TRUE(source.send(FrameType::kStopped, {}, after(1s)));
+    EXPECT_TRUE(source.send(FrameType::kState, Bytes(11), after(1s)));
+    EXPECT_TRUE(source.send(FrameType::kClocks, Bytes(7), after(1s)));
+    EXPECT_TRUE(source.send(FrameType::kComplete, {}, after(1s)));
+    EXPECT_TRUE(expect_frame(source, FrameType::kReady, after(1s)));
+    source.close();
+    other.join();
+    return std::move(*outcome);
+}
+
+TEST(Migration, TheLifePortDecidesForASourceOnAnotherHost) {
+    const std::uint16_t alive = life_port(false);
+    ASSERT_NE(alive, 0);
+    EXPECT_EQ(life_port(false), alive) << "one for the whole life of a process";
+    {
+        SharedWorld world;
+        FakeDestination destination{*world};
+        const auto outcome = lose_source_after_complete(destination, alive);
+        EXPECT_TRUE(std::holds_alternative<Discarded>(outcome)) << "it lives: it has its VM";
+        EXPECT_EQ(world->destination_runs, 0);
+    }
+    std::uint16_t dead = 0;
+    {
+        auto gone = listen_on(*parse_address("tcp:127.0.0.1:0"));
+        ASSERT_TRUE(gone);
+        dead = *port_of(*gone);
+    }
+    SharedWorld world;
+    world->source_runs = 0;
+    FakeDestination destination{*world};
+    const auto outcome = lose_source_after_complete(destination, dead);
+    ASSERT_TRUE(std::holds_alternative<Arrived>(outcome)) << "refused: the process is gone";
+    EXPECT_TRUE(std::get<Arrived>(outcome).taken_over);
+    EXPECT_EQ(world->destination_runs, 1);
+    // Without a life port nothing can be proven.
+    SharedWorld third;
+    FakeDestination cautious{*third};
+    EXPECT_TRUE(std::holds_alternative<Discarded>(lose_source_after_complete(cautious, 0)));
+}
+
+TEST(Migration, AChildProcessHasALifeOfItsOwn) {
+    const std::uint16_t ours = life_port(false);
+    const pid_t child = ::fork();
+    if (child == 0) _exit(life_port(false) != ours && life_port(false) != 0 ? 0 : 1);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+}
+
 TEST(Migration, WithoutAWayToAskTheSourceWaitsForTheOperator) {
     const CutResult whole = cut_at(true, std::size_t{1} << 40, false);
     int undecided = 0;
@@ -368,6 +459,124 @@ TEST(Migration, ASecondSourceIsToldThatTheSocketIsBusy) {
     ASSERT_TRUE(std::holds_alternative<Kept>(refused));
     EXPECT_EQ(std::get<Kept>(refused).reason.code, ErrorCode::kBusy);
     EXPECT_EQ(second_world->source_runs, 1);
+}
+
+TEST(Migration, OfTwoSourcesAtOnceOneIsTakenAndOneIsTold) {
+    const Address address = test_address("-two");
+    auto receiver = Receiver::open(address);
+    ASSERT_TRUE(receiver);
+    SharedWorld world;
+    FakeDestination destination{*world};
+    std::thread other{[&] { (void)(*receiver)->receive(destination, quick(), 5s); }};
+    std::atomic<int> moved{0};
+    std::atomic<int> busy{0};
+    const auto send = [&] {
+        SharedWorld own;
+        FakeSource source{*own};
+        auto connection = connect_to(address, 1s);
+        ASSERT_TRUE(connection);
+        const auto sent = send_vm(std::move(*connection), source, {}, quick());
+        if (std::holds_alternative<Moved>(sent)) {
+            ++moved;
+        } else if (std::get<Kept>(sent).reason.code == ErrorCode::kBusy) {
+            ++busy;
+            EXPECT_EQ(own->source_runs, 1);
+        }
+    };
+    std::thread first{send};
+    std::thread second{send};
+    first.join();
+    second.join();
+    other.join();
+    EXPECT_EQ(moved, 1);
+    EXPECT_EQ(busy, 1);
+}
+
+TEST(Migration, APeerThatSaysNothingKeepsNobodyOut) {
+    const Address address = test_address("-silent");
+    auto receiver = Receiver::open(address);
+    ASSERT_TRUE(receiver);
+    auto silent = connect_to(address, 1s);
+    auto half = connect_to(address, 1s);
+    ASSERT_TRUE(silent && half);
+    ASSERT_EQ(::send(half->get(), "CMIG", 4, MSG_NOSIGNAL), 4);
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    std::thread other{[&] { (void)(*receiver)->receive(destination, quick(), 8s); }};
+    MigrationOptions patient = quick();
+    patient.ready_timeout = 8s;
+    auto connection = connect_to(address, 1s);
+    ASSERT_TRUE(connection);
+    const auto sent = send_vm(std::move(*connection), source, {}, patient);
+    other.join();
+    EXPECT_TRUE(std::holds_alternative<Moved>(sent));
+}
+
+/// A destination that gets `frames` behind HELLO, and why it gave up.
+state::Error refusal_of(const std::vector<std::pair<FrameType, Bytes>>& frames) {
+    SharedWorld world;
+    FakeDestination destination{*world};
+    auto [a, b] = pair();
+    MigrationOptions options = quick();
+    options.io_timeout = 300ms;
+    std::optional<DestinationOutcome> outcome;
+    std::thread other{[&, fd = std::move(b)]() mutable {
+        outcome = receive_vm(std::move(fd), destination, {}, options);
+    }};
+    FrameStream stream{std::move(a)};
+    const Bytes hello = encode_hello({new_migration_id(), this_process(), Bytes(3)});
+    (void)stream.send(FrameType::kHello, hello, after(1s));
+    for (const auto& [type, payload] : frames)
+        if (!stream.send(type, payload, after(1s))) break;
+    other.join();
+    EXPECT_EQ(world->destination_runs, 0);
+    const auto* discarded = std::get_if<Discarded>(&*outcome);
+    return discarded != nullptr ? discarded->reason : state::Error{};
+}
+
+TEST(Migration, ASourceThatNeverEndsIsEnded) {
+    const Bytes page = PayloadWriter{}
+                           .put(std::uint32_t{1})
+                           .put(std::uint32_t{0})
+                           .put(std::uint64_t{3 << 1})
+                           .take();
+    const std::vector<std::pair<FrameType, Bytes>> one_page(kPages + 1, {FrameType::kPages, page});
+    EXPECT_EQ(refusal_of(one_page).what, "more pages in one pass than the memory has");
+    std::vector<std::pair<FrameType, Bytes>> passes;
+    for (std::uint32_t i = 0; i <= kRoundsMax; ++i) {
+        passes.emplace_back(FrameType::kPages, page);
+        passes.emplace_back(FrameType::kRoundEnd, PayloadWriter{}.put(i).take());
+    }
+    EXPECT_EQ(refusal_of(passes).what, "the passes do not end");
+    passes.erase(passes.begin(), passes.begin() + 2);
+    EXPECT_EQ(refusal_of(passes).where, "ROUND_END frame") << "the first has number 0";
+    EXPECT_EQ(refusal_of({}).code, ErrorCode::kTimeout) << "nothing at all";
+}
+
+TEST(Migration, AnIdThatWasHereBeforeCannotTakeBackWhatWasSaidOfIt) {
+    const Address address = test_address("-again");
+    auto receiver = Receiver::open(address);
+    ASSERT_TRUE(receiver);
+    SharedWorld world;
+    const Bytes hello = encode_hello({MigrationId{7}, this_process(), Bytes(3)});
+    for (int time = 0; time < 2; ++time) {
+        FakeDestination destination{*world};
+        auto connection = connect_to(address, 1s);
+        ASSERT_TRUE(connection);
+        FrameStream stream{std::move(*connection)};
+        ASSERT_TRUE(stream.send(FrameType::kHello, hello, after(1s)));
+        ASSERT_TRUE(stream.send(FrameType::kFail, {}, after(1s)));
+        const auto outcome = (*receiver)->receive(destination, quick(), 2s);
+        ASSERT_TRUE(outcome && std::holds_alternative<Discarded>(*outcome));
+        const std::string why = std::get<Discarded>(*outcome).reason.message();
+        EXPECT_EQ(why.find("been here before") != std::string::npos, time == 1) << why;
+        auto question = connect_to(address, 1s);
+        ASSERT_TRUE(question);
+        const auto status = ask_status(std::move(*question), MigrationId{7}, 2s);
+        ASSERT_TRUE(status) << status.error().message();
+        EXPECT_EQ(*status, DestinationStatus::kDiscarded);
+    }
 }
 
 TEST(Migration, FramesThatMayNotComeAreRefused) {
@@ -418,9 +627,10 @@ StepObserver die_at(Step step, std::atomic<int>& own_vm_runs) {
 }
 
 [[noreturn]] void destination_process(World& world, const Address& address, int port_pipe,
-                                      std::optional<Step> die) {
+                                      std::optional<Step> die, bool watch) {
     MigrationOptions options = quick();
     options.death_grace = 3s;
+    options.watch_processes = watch;
     if (die) options.observer = die_at(*die, world.destination_runs);
     FakeDestination vm{world};
     auto receiver = Receiver::open(address);
@@ -441,8 +651,9 @@ StepObserver die_at(Step step, std::atomic<int>& own_vm_runs) {
 }
 
 [[noreturn]] void source_process(World& world, const Address& address, std::optional<Step> die,
-                                 bool may_ask) {
+                                 bool may_ask, bool watch) {
     MigrationOptions options = quick();
+    options.watch_processes = watch;
     if (die) options.observer = die_at(*die, world.source_runs);
     FakeSource vm{world};
     auto connection = connect_to(address, 2s);
@@ -460,7 +671,7 @@ bool is_source_step(Step step) {
 }
 
 /// Two processes; one of them kills itself at `step`.
-void kill_at(Step step, Address address, bool may_ask = true) {
+void kill_at(Step step, Address address, bool may_ask = true, bool watch = true) {
     SharedWorld world;
     int port_pipe[2];
     ASSERT_EQ(::pipe(port_pipe), 0);
@@ -468,12 +679,12 @@ void kill_at(Step step, Address address, bool may_ask = true) {
         return is_source_step(step) == source ? std::optional{step} : std::nullopt;
     };
     const pid_t destination = ::fork();
-    if (destination == 0) destination_process(*world, address, port_pipe[1], die(false));
+    if (destination == 0) destination_process(*world, address, port_pipe[1], die(false), watch);
     std::uint16_t port = 0;
     ASSERT_EQ(::read(port_pipe[0], &port, sizeof port), static_cast<ssize_t>(sizeof port));
     if (port != 0) address.port = std::to_string(port);
     const pid_t source = ::fork();
-    if (source == 0) source_process(*world, address, die(true), may_ask);
+    if (source == 0) source_process(*world, address, die(true), may_ask, watch);
 
     const pid_t victim = is_source_step(step) ? source : destination;
     int status = 0;
@@ -516,6 +727,10 @@ TEST_P(DeathAtEachStep, OverAUnixSocket) {
 
 TEST_P(DeathAtEachStep, OverTcp) {
     kill_at(static_cast<Step>(GetParam()), *parse_address("tcp:127.0.0.1:0"));
+}
+
+TEST_P(DeathAtEachStep, OverTcpFromAnotherHost) {
+    kill_at(static_cast<Step>(GetParam()), *parse_address("tcp:127.0.0.1:0"), true, false);
 }
 
 TEST(Migration, ADestinationsDeathIsProvenWithoutAskingAnybody) {

@@ -7,10 +7,12 @@
 
 #include <cerrno>
 #include <fstream>
+#include <mutex>
 #include <sstream>
 #include <string>
 
 #include "continuo/kvm/host.h"
+#include "continuo/vmm/address.h"
 
 namespace continuo::vmm {
 
@@ -37,12 +39,39 @@ std::uint64_t start_ticks_of(std::uint32_t pid) {
     return fields ? ticks : 0;
 }
 
+/// One process's life port of one family.
+struct LifePort {
+    pid_t owner = 0;  ///< a child of fork() has the descriptor, and must have a port of its own
+    kvm::Fd listener;
+    std::uint16_t port = 0;
+};
+
+void open_life_port(LifePort& into, bool v6) {
+    into = LifePort{::getpid(), {}, 0};
+    auto listener = listen_on({Address::Kind::kTcp, "", v6 ? "::" : "0.0.0.0", "0"});
+    if (!listener) return;
+    const auto port = port_of(*listener);
+    if (!port) return;
+    into.port = *port;
+    into.listener = std::move(*listener);
+}
+
 bool same_place(const ProcessIdentity& a, const ProcessIdentity& b) {
     const bool known = a.boot_id != std::array<std::uint8_t, 16>{} && a.pid_namespace != 0;
     return known && a.boot_id == b.boot_id && a.pid_namespace == b.pid_namespace;
 }
 
 }  // namespace
+
+std::uint16_t life_port(bool v6) {
+    static std::mutex mutex;
+    // Never destroyed: at exit the kernel closes it, after every thread that could run a VM.
+    static auto& ports = *new std::array<LifePort, 2>;
+    const std::lock_guard lock{mutex};
+    LifePort& life = ports[v6 ? 1 : 0];
+    if (life.owner != ::getpid()) open_life_port(life, v6);
+    return life.port;
+}
 
 ProcessIdentity this_process() {
     ProcessIdentity self;

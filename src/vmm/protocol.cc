@@ -165,7 +165,7 @@ Status apply_pages(std::span<const std::byte> payload, std::span<std::byte> memo
     PayloadReader in{payload};
     const auto count = in.get<std::uint32_t>();
     const auto zero = in.get<std::uint32_t>();
-    if (!in.ok() || zero != 0 || count > kPagesAFrame)
+    if (!in.ok() || zero != 0 || count == 0 || count > kPagesAFrame)
         return bad_payload(FrameType::kPages, "its head is wrong");
     PayloadReader entries{in.get_bytes(count * sizeof(std::uint64_t))};
     if (!in.ok()) return bad_payload(FrameType::kPages, "its entries are cut off");

@@ -10,6 +10,7 @@ namespace continuo::vmm {
 
 inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::uint32_t kPagesAFrame = 128;
+inline constexpr std::uint32_t kRoundsMax = 1000;
 inline constexpr std::uint64_t kPageHasData = 1;  ///< bit 0 of a page entry; else the page is zero
 inline constexpr std::size_t kErrorTextMax = 4096;
 

@@ -109,7 +109,7 @@ class Source {
     Status greet() {
         step(Step::kSourceHello);
         ProcessIdentity self = this_process();
-        open_life_port(self);
+        name_life_port(self);
         const Bytes hello = encode_hello({id_, self, vm_.shape()});
         if (auto done = send(FrameType::kHello, hello); !done) return done;
         auto frame = expect_frame(stream_, FrameType::kWelcome, after(options_.ready_timeout));
@@ -118,26 +118,19 @@ class Source {
         if (!welcome) return tl::unexpected(welcome.error());
         if (welcome->id != id_)
             return state::fail(ErrorCode::kPeer, "WELCOME frame", "it answers another migration");
-        destination_ = ProcessWatch::on(welcome->process);
+        if (options_.watch_processes) destination_ = ProcessWatch::on(welcome->process);
         return {};
     }
 
-    /// A port that listens exactly as long as this process lives: a destination on another host can
-    /// tell by it, where the connection breaks, whether we died.
-    void open_life_port(ProcessIdentity& self) {
+    /// Over TCP: how a destination on another host can tell, where the connection breaks, whether
+    /// we died.
+    void name_life_port(ProcessIdentity& self) {
         sockaddr_storage storage{};
         socklen_t length = sizeof storage;
         if (::getsockname(stream_.fd(), reinterpret_cast<sockaddr*>(&storage), &length) != 0)
             return;
-        if (storage.ss_family != AF_INET && storage.ss_family != AF_INET6) return;
-        const Address any{Address::Kind::kTcp, "",
-                          storage.ss_family == AF_INET ? "0.0.0.0" : "::", "0"};
-        auto listener = listen_on(any);
-        if (!listener) return;
-        const auto port = port_of(*listener);
-        if (!port) return;
-        self.life_port = *port;
-        life_port_ = std::move(*listener);
+        if (storage.ss_family == AF_INET || storage.ss_family == AF_INET6)
+            self.life_port = life_port(storage.ss_family == AF_INET6);
     }
 
     Status send_pages(const std::vector<std::uint64_t>& bitmap, bool first) {
@@ -323,7 +316,6 @@ class Source {
     const std::function<Result<kvm::Fd>()>& reconnect_;
     const MigrationOptions& options_;
     ProcessWatch destination_;
-    kvm::Fd life_port_;
     MigrationStats stats_;
     std::vector<std::uint64_t> dirty_;
     double bytes_a_second_ = 1e8;

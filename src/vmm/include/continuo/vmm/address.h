@@ -29,8 +29,9 @@ Result<Address> parse_address(std::string_view text);
 /// nobody listens. kTimeout where nobody answers.
 Result<kvm::Fd> connect_to(const Address& address, std::chrono::milliseconds timeout);
 
-/// A listening socket. A stale Unix socket that nobody listens on is replaced; kBusy where somebody
-/// does, or where the port is taken.
+/// A listening socket; a Unix socket's file has mode 0600. A stale Unix socket that nobody listens
+/// on is replaced; kBusy where somebody does, or where the port is taken; kInvalidArgument where
+/// the path is a file that is no socket; kIo with sys_errno where the folder does not let us.
 Result<kvm::Fd> listen_on(const Address& address);
 
 /// The TCP port that a listening socket got.

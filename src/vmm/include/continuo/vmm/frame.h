@@ -86,7 +86,7 @@ class FrameStream {
 
   private:
     Status write_all(std::span<const std::byte> bytes, Deadline deadline);
-    /// Appends `count` bytes to `into`.
+    /// Appends `count` bytes to `into`; where it fails, what is behind its old end means nothing.
     Status read_some(Bytes& into, std::size_t count, Deadline deadline, bool at_edge);
 
     kvm::Fd fd_;

@@ -101,6 +101,9 @@ struct MigrationOptions {
     std::chrono::milliseconds death_grace{3'000};  ///< an end of stream may be a death under way
     std::chrono::milliseconds downtime_max{50};    ///< pre-copy ends when the rest takes less
     std::uint32_t rounds_max = 8;
+    /// Prove a peer's death by a pidfd where it is a process of this host. Off: always as from
+    /// another host, by a refused connection; for tests of that.
+    bool watch_processes = true;
     StepObserver observer;
 };
 
@@ -161,8 +164,9 @@ struct Discarded {
 };
 using DestinationOutcome = std::variant<Arrived, Discarded>;
 
-/// Told each change of a migration's status, before it takes effect.
-using StatusSink = std::function<void(const MigrationId&, DestinationStatus)>;
+/// Told each change of a migration's status, before it takes effect. To kReceiving it answers false
+/// where this migration was here before: what was said of it once is never taken back.
+using StatusSink = std::function<bool(const MigrationId&, DestinationStatus)>;
 
 /// Receives a VM into `vm`. Comes back when the VM runs and the source has said DONE (or is not
 /// heard any more), or when it is discarded.
@@ -192,7 +196,7 @@ class Receiver {
     void serve();
     void greet(kvm::Fd connection);
     void answer_status(kvm::Fd connection);
-    void set_status(const MigrationId& id, DestinationStatus status);
+    bool set_status(const MigrationId& id, DestinationStatus status);
 
     Address address_;
     kvm::Fd listener_;

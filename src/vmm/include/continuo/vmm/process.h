@@ -26,6 +26,12 @@ struct ProcessIdentity {
 };
 static_assert(sizeof(ProcessIdentity) == 48);
 
+/// A TCP port that listens on every interface, at IPv6 or IPv4, exactly as long as this process
+/// lives: opened by the first call, never closed, nobody accepts. 0 where none can be opened. A
+/// refused connection to it proves death; so it must not end with a migration, after which this
+/// process may well run the VM. Any thread.
+std::uint16_t life_port(bool v6);
+
 /// This process. What cannot be found out is 0, and then nobody can prove our death.
 ProcessIdentity this_process();
 

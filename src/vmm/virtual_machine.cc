@@ -5,7 +5,9 @@
 #include <signal.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstring>
+#include <system_error>
 
 #include "continuo/kvm/counter.h"
 #include "continuo/vmm/witness_abi.h"
@@ -58,6 +60,24 @@ void set_apic_id(kvm::CpuidEntries& cpuid, std::uint32_t id) {
     }
 }
 
+/// A register of CPUID whose bits are features that a guest may use once it has seen them.
+struct FeatureRegister {
+    std::uint32_t function;
+    std::uint32_t index;
+    std::uint32_t kvm::CpuidEntry::*bits;
+    const char* name;
+};
+constexpr FeatureRegister kFeatures[] = {
+    {0x1, 0, &kvm::CpuidEntry::ecx, "ECX"},        {0x1, 0, &kvm::CpuidEntry::edx, "EDX"},
+    {0x7, 0, &kvm::CpuidEntry::ebx, "EBX"},        {0x7, 0, &kvm::CpuidEntry::ecx, "ECX"},
+    {0x7, 0, &kvm::CpuidEntry::edx, "EDX"},        {0x7, 1, &kvm::CpuidEntry::eax, "EAX"},
+    {0x7, 1, &kvm::CpuidEntry::edx, "EDX"},        {0xd, 0, &kvm::CpuidEntry::eax, "EAX"},
+    {0xd, 0, &kvm::CpuidEntry::edx, "EDX"},        {0xd, 1, &kvm::CpuidEntry::eax, "EAX"},
+    {0x40000001, 0, &kvm::CpuidEntry::eax, "EAX"}, {0x80000001, 0, &kvm::CpuidEntry::ecx, "ECX"},
+    {0x80000001, 0, &kvm::CpuidEntry::edx, "EDX"}, {0x80000007, 0, &kvm::CpuidEntry::edx, "EDX"},
+    {0x80000008, 0, &kvm::CpuidEntry::ebx, "EBX"},
+};
+
 std::string vcpu_name(std::uint32_t index) {
     return "vCPU " + std::to_string(index);
 }
@@ -93,6 +113,26 @@ Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& 
     return cpuid;
 }
 
+Status check_cpuid(const kvm::CpuidEntries& wanted, const kvm::CpuidEntries& offered) {
+    for (const FeatureRegister& feature : kFeatures) {
+        const kvm::CpuidEntry* guest = kvm::find_cpuid(wanted, feature.function, feature.index);
+        const kvm::CpuidEntry* host = kvm::find_cpuid(offered, feature.function, feature.index);
+        if (guest == nullptr) continue;
+        const std::uint32_t lacking =
+            guest->*feature.bits & ~(host != nullptr ? host->*feature.bits : 0);
+        if (lacking == 0) continue;
+        char where[48];
+        char what[96];
+        std::snprintf(where, sizeof where, "CPUID 0x%x.%u %s", feature.function, feature.index,
+                      feature.name);
+        std::snprintf(what, sizeof what, "the guest was given 0x%x, which this host cannot give",
+                      lacking);
+        return state::fail(ErrorCode::kUnsupported, where, what,
+                           "the hosts' CPUs or kernels differ: choose another destination");
+    }
+    return {};
+}
+
 Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System& system,
                                                                const VmConfig& config) {
     auto cpuid = host_cpuid(system, config);
@@ -104,12 +144,16 @@ Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System
                                                                const VmConfig& config,
                                                                const kvm::CpuidEntries& cpuid) {
     if (auto valid = check(config); !valid) return tl::unexpected(std::move(valid.error()));
+    const auto offered = host_cpuid(system, config);
+    if (!offered) return tl::unexpected(offered.error());
+    if (auto able = check_cpuid(cpuid, *offered); !able)
+        return tl::unexpected(std::move(able.error()));
     install_kick_handler();
     std::unique_ptr<VirtualMachine> machine{new VirtualMachine};
     machine->config_ = config;
     machine->cpuid_ = cpuid;
     if (auto done = machine->set_up(system); !done) return tl::unexpected(std::move(done.error()));
-    machine->start_threads();
+    if (auto done = machine->start_threads(); !done) return tl::unexpected(std::move(done.error()));
     return machine;
 }
 
@@ -150,10 +194,17 @@ Status VirtualMachine::create_vcpu(std::uint32_t id) {
     return {};
 }
 
-void VirtualMachine::start_threads() {
+Status VirtualMachine::start_threads() {
     runners_ = std::vector<Runner>(config_.vcpus);
-    for (std::uint32_t i = 0; i < config_.vcpus; ++i)
-        runners_[i].thread = std::thread{[this, i] { thread_main(i); }};
+    try {
+        for (std::uint32_t i = 0; i < config_.vcpus; ++i)
+            runners_[i].thread = std::thread{[this, i] { thread_main(i); }};
+    } catch (const std::system_error& error) {
+        // Those that started are ended by the destructor.
+        return kvm::kernel_failure("a thread for each vCPU", error.code().value(),
+                                   "raise the limit of processes (ulimit -u)");
+    }
+    return {};
 }
 
 VirtualMachine::~VirtualMachine() {

@@ -183,6 +183,11 @@ struct WireMsr {
 };
 static_assert(sizeof(WireMsr) == 16);
 
+/// What every vCPU has, MSRs not counted: a claim of more vCPUs than that takes no memory.
+constexpr std::size_t kVcpuBytesMin = 7 * sizeof(ItemHeader) + sizeof(kvm_mp_state) +
+                                      sizeof(kvm_regs) + sizeof(kvm_sregs) +
+                                      sizeof(kvm_lapic_state) + sizeof(kvm_vcpu_events) + kXsaveMin;
+
 class Encoder {
   public:
     template <class T>
@@ -248,6 +253,8 @@ class Decoder {
         }
         if (header.vcpus == 0 || header.vcpus > kVcpusMax)
             return damaged(12, std::to_string(header.vcpus) + " vCPUs; a VM has 1 to 64");
+        if (bytes_.size() / kVcpuBytesMin < header.vcpus)
+            return damaged(12, "fewer bytes than that many vCPUs have", ErrorCode::kTruncated);
         state_.vcpus.resize(header.vcpus);
         seen_.resize(header.vcpus);
         while (at_ < bytes_.size()) {

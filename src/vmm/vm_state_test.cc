@@ -91,6 +91,7 @@ TEST(VmStateCodec, RefusesWhatItDoesNotKnow) {
     const auto bytes = encode_state(sample(1));
     expect_refused(bytes, 8, 2, state::ErrorCode::kVersion);
     expect_refused(bytes, 12, 0, state::ErrorCode::kMalformed);
+    expect_refused(bytes, 12, 64, state::ErrorCode::kTruncated);
     expect_refused(bytes, 12, 65, state::ErrorCode::kMalformed);
     expect_refused(bytes, 12, 0xffffffff, state::ErrorCode::kMalformed);
     expect_refused(bytes, 16, 9, state::ErrorCode::kVersion);             // unknown mandatory tag

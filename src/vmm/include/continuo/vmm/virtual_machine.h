@@ -50,6 +50,10 @@ Status check(const VmConfig& config);
 /// in when a vCPU is created.
 Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& config);
 
+/// kUnsupported with leaf, register and bits where a guest that was given `wanted` could use a
+/// feature that a host which gives `offered` lacks: KVM_SET_CPUID2 itself takes any promise.
+Status check_cpuid(const kvm::CpuidEntries& wanted, const kvm::CpuidEntries& offered);
+
 /// How the vCPUs passed the gate of a resume.
 struct GateReport {
     std::uint32_t vcpus = 0;            ///< vCPUs that passed
@@ -60,7 +64,8 @@ struct GateReport {
 /// One VM. Stopped after creation. All calls come from one control thread, except where noted.
 class VirtualMachine {
   public:
-    /// Creates the VM with its memory and vCPUs, stopped, registers at reset.
+    /// Creates the VM with its memory and vCPUs, stopped, registers at reset. What check() and
+    /// check_cpuid() say; kKernel where the kernel has no more memory, VMs or threads.
     static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
                                                           const VmConfig& config,
                                                           const kvm::CpuidEntries& cpuid);
@@ -132,7 +137,7 @@ class VirtualMachine {
     VirtualMachine() = default;
     Status set_up(const kvm::System& system);
     Status create_vcpu(std::uint32_t id);
-    void start_threads();
+    Status start_threads();
     void thread_main(std::uint32_t index);
     void run_guest(std::uint32_t index, std::optional<HostCount> gate);
     bool run_once(std::uint32_t index);

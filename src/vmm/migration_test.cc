@@ -419,6 +419,48 @@ TEST(Migration, TheLifePortDecidesForASourceOnAnotherHost) {
     EXPECT_TRUE(std::holds_alternative<Discarded>(lose_source_after_complete(cautious, 0)));
 }
 
+/// A destination by hand that takes COMMIT and is never heard again; nobody listens any more.
+SourceOutcome lose_destination_after_commit(FakeSource& source, const ProcessIdentity& who) {
+    auto [mine, theirs] = pair();
+    std::thread other{[&, fd = std::move(theirs)]() mutable {
+        FrameStream stream{std::move(fd)};
+        const auto hello = stream.receive(after(1s));
+        ASSERT_TRUE(hello);
+        const Bytes welcome = encode_welcome({decode_hello(hello->payload)->id, who});
+        ASSERT_TRUE(stream.send(FrameType::kWelcome, welcome, after(1s)));
+        for (auto frame = stream.receive(after(1s)); frame; frame = stream.receive(after(1s))) {
+            if (frame->type == FrameType::kCommit) return;
+            if (frame->type == FrameType::kComplete) {
+                ASSERT_TRUE(stream.send(FrameType::kReady, {}, after(1s)));
+            }
+        }
+    }};
+    MigrationOptions options = quick();
+    options.decide_timeout = 200ms;
+    const auto refused = [] { return connect_to(test_address("-nobody"), 10ms); };
+    { const auto stale = listen_on(test_address("-nobody")); }
+    auto outcome = send_vm(std::move(mine), source, refused, options);
+    other.join();
+    ::unlink(test_address("-nobody").path.c_str());
+    return outcome;
+}
+
+TEST(Migration, ARefusalOverAUnixSocketProvesNothingOfAnotherBoot) {
+    ProcessIdentity there = this_process();
+    there.pid_namespace += 1;  // cannot be watched
+    SharedWorld near;
+    FakeSource of_this_boot{*near};
+    EXPECT_TRUE(std::holds_alternative<Kept>(lose_destination_after_commit(of_this_boot, there)));
+    EXPECT_EQ(near->source_runs, 1);
+    there.boot_id[3] ^= 1;
+    SharedWorld far;
+    FakeSource of_another{*far};
+    EXPECT_TRUE(
+        std::holds_alternative<Undecided>(lose_destination_after_commit(of_another, there)));
+    EXPECT_EQ(far->source_runs, 0) << "what refused may be a forwarder";
+    EXPECT_FALSE(of_another.destroyed);
+}
+
 TEST(Migration, AChildProcessHasALifeOfItsOwn) {
     const std::uint16_t ours = life_port(false);
     const pid_t child = ::fork();

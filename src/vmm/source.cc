@@ -109,7 +109,8 @@ class Source {
     Status greet() {
         step(Step::kSourceHello);
         ProcessIdentity self = this_process();
-        name_life_port(self);
+        // How a destination on another host can tell, where the connection breaks, whether we died.
+        if (over_tcp()) self.life_port = life_port(family() == AF_INET6);
         const Bytes hello = encode_hello({id_, self, vm_.shape()});
         if (auto done = send(FrameType::kHello, hello); !done) return done;
         auto frame = expect_frame(stream_, FrameType::kWelcome, after(options_.ready_timeout));
@@ -118,20 +119,20 @@ class Source {
         if (!welcome) return tl::unexpected(welcome.error());
         if (welcome->id != id_)
             return state::fail(ErrorCode::kPeer, "WELCOME frame", "it answers another migration");
+        refusal_counts_ = over_tcp() || welcome->process.boot_id == self.boot_id;
         if (options_.watch_processes) destination_ = ProcessWatch::on(welcome->process);
         return {};
     }
 
-    /// Over TCP: how a destination on another host can tell, where the connection breaks, whether
-    /// we died.
-    void name_life_port(ProcessIdentity& self) {
+    /// The family of our connection's socket; AF_UNSPEC where it has none.
+    sa_family_t family() const {
         sockaddr_storage storage{};
         socklen_t length = sizeof storage;
-        if (::getsockname(stream_.fd(), reinterpret_cast<sockaddr*>(&storage), &length) != 0)
-            return;
-        if (storage.ss_family == AF_INET || storage.ss_family == AF_INET6)
-            self.life_port = life_port(storage.ss_family == AF_INET6);
+        const bool known =
+            ::getsockname(stream_.fd(), reinterpret_cast<sockaddr*>(&storage), &length) == 0;
+        return known ? storage.ss_family : sa_family_t{AF_UNSPEC};
     }
+    bool over_tcp() const { return family() == AF_INET || family() == AF_INET6; }
 
     Status send_pages(const std::vector<std::uint64_t>& bitmap, bool first) {
         PageSender pages{stream_, vm_.memory(), options_, stats_};
@@ -304,10 +305,11 @@ class Source {
     }
 
     /// Nobody listens there any more, or somebody who does not know this migration: the process
-    /// that had our VM is gone. Unless we can see that it is not.
+    /// that had our VM is gone. Unless we can see that it is not, or the socket is a forwarder's: a
+    /// Unix socket reaches no other boot by itself.
     DestinationStatus not_there() const {
-        return destination_.life() == Life::kAlive ? DestinationStatus::kUnknown
-                                                   : DestinationStatus::kDiscarded;
+        const bool proven = refusal_counts_ && destination_.life() != Life::kAlive;
+        return proven ? DestinationStatus::kDiscarded : DestinationStatus::kUnknown;
     }
 
     const MigrationId id_ = new_migration_id();
@@ -322,6 +324,7 @@ class Source {
     bool logging_ = false;
     bool stopped_ = false;
     bool destination_failed_ = false;
+    bool refusal_counts_ = false;
     Clock::time_point started_;
     Clock::time_point stopped_at_;
 };

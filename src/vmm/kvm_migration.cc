@@ -163,19 +163,30 @@ Status KvmDestinationVm::load(std::span<const std::byte> state, std::span<const 
     state_ = std::move(*decoded);
     record_ = std::move(*record);
     if (auto loaded = load_state(*machine_, *state_); !loaded) return loaded;
+    const HostCount trial = kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz);
+    // A second write by value would meet KVM's synchronisation with the first: one is made, at the
+    // entry.
+    if (options_.by_value) return plan_for(trial).map([](const state::Plan&) {});
     // The clocks are set twice: now, so that whatever cannot be done is known before the source
     // gives the VM up, and for good at the entry.
-    return set_clocks(kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz));
+    return set_clocks(trial);
 }
 
-Status KvmDestinationVm::set_clocks(HostCount resume_at) {
+Result<state::Plan> KvmDestinationVm::plan_for(HostCount resume_at) {
     auto destination = machine::destination_for(*clocks_, *record_);
     if (!destination) return tl::unexpected(std::move(destination.error()));
     state::PlanOptions options = options_.plan;
     options.resume_at = resume_at;
     auto planned = state::plan(*record_, *destination, options);
     if (!planned) return tl::unexpected(refusal_error(planned.error()));
-    auto applied = machine::apply(*clocks_, *planned, options_.apply);
+    return std::move(*planned);
+}
+
+Status KvmDestinationVm::set_clocks(HostCount resume_at) {
+    auto planned = plan_for(resume_at);
+    if (!planned) return tl::unexpected(std::move(planned.error()));
+    auto applied = options_.by_value ? machine::apply_by_value(*clocks_, *record_, *planned)
+                                     : machine::apply(*clocks_, *planned, options_.apply);
     if (!applied) return tl::unexpected(std::move(applied.error()));
     auto certificate = machine::verify(*clocks_, *planned, *applied);
     if (!certificate) return tl::unexpected(std::move(certificate.error()));
@@ -190,6 +201,7 @@ Status KvmDestinationVm::run() {
         if (!epoch) return tl::unexpected(epoch.error());
         epoch_ = *epoch;
     }
+    if (options_.by_value) return run_by_value();
     std::chrono::nanoseconds lead = options_.lead;
     for (attempts_ = 1;; ++attempts_, lead *= 2) {
         const HostCount resume_at = kvm::host_counter() + host_ticks(lead, findings_.host.tsc_khz);
@@ -200,6 +212,13 @@ Status KvmDestinationVm::run() {
         const bool in_time = (latest - kvm::host_counter()).raw() >= 0;
         if (in_time || attempts_ == kAttemptsMax) return machine_->resume_at(resume_at);
     }
+}
+
+Status KvmDestinationVm::run_by_value() {
+    attempts_ = 1;
+    if (auto set = set_clocks(kvm::host_counter()); !set) return set;
+    if (auto armed = arm_deadlines(*machine_, *state_); !armed) return armed;
+    return machine_->resume();
 }
 
 void KvmDestinationVm::discard() {

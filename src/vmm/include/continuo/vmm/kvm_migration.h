@@ -73,6 +73,9 @@ struct ArrivalOptions {
     /// How far ahead the common instant of entry is set at first. Doubled, and the clocks set
     /// again, where setting them took longer.
     std::chrono::microseconds lead{2'000};
+    /// For comparison only: restore as VMMs do today, machine::apply_by_value() and then resume at
+    /// once. The certificate says how far that is from what the policy prescribes.
+    bool by_value = false;
 };
 
 class KvmDestinationVm final : public DestinationVm {
@@ -99,8 +102,10 @@ class KvmDestinationVm final : public DestinationVm {
     void discard() override;
 
   private:
+    Result<state::Plan> plan_for(HostCount resume_at);
     /// Plans for `resume_at`, writes, reads back.
     Status set_clocks(HostCount resume_at);
+    Status run_by_value();
 
     const kvm::System& system_;
     HostFindings findings_;

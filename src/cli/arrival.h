@@ -26,10 +26,4 @@ state::Result<Arrival> describe_arrival(vmm::KvmDestinationVm& vm, const vmm::Ar
 /// The first guest read that came latest; none where nobody looked.
 std::optional<std::int64_t> worst_first_read_ns(const state::Certificate& certificate);
 
-/// The clocks of `stopped`, captured now and put into a fresh VM beside it the way VMMs do it
-/// today: by value, with no account of the time that passes. Held against the plan of `policy`.
-state::Result<state::Certificate> restore_by_value(const LocalHost& host,
-                                                   vmm::VirtualMachine& stopped,
-                                                   state::Policy policy);
-
 }  // namespace continuo::cli

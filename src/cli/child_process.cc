@@ -14,8 +14,6 @@
 #include <thread>
 #include <utility>
 
-#include "host_choice.h"
-
 namespace continuo::cli {
 
 using state::ErrorCode;
@@ -37,14 +35,26 @@ namespace {
 
 }  // namespace
 
+std::string this_program() {
+    std::array<char, 4096> path{};
+    const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
+    return length > 0 ? std::string(path.data(), static_cast<std::size_t>(length)) : "continuo";
+}
+
+std::vector<char*> argv_of(std::vector<std::string>& words) {
+    std::vector<char*> pointers;
+    pointers.reserve(words.size() + 1);
+    for (std::string& word : words)
+        pointers.push_back(word.data());
+    pointers.push_back(nullptr);
+    return pointers;
+}
+
 Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& arguments) {
     const std::string program = this_program();
     std::vector<std::string> words{program};
     words.insert(words.end(), arguments.begin(), arguments.end());
-    std::vector<char*> pointers;
-    for (std::string& word : words)
-        pointers.push_back(word.data());
-    pointers.push_back(nullptr);
+    const std::vector<char*> pointers = argv_of(words);
     const pid_t pid = ::fork();
     if (pid < 0) return fail(ErrorCode::kKernel, "fork", "no process could be made", {}, errno);
     if (pid == 0) become(program, pointers.data());

@@ -13,6 +13,12 @@
 
 namespace continuo::cli {
 
+/// The path of this program.
+std::string this_program();
+
+/// The words as exec takes them: valid for as long as `words` is as it is.
+std::vector<char*> argv_of(std::vector<std::string>& words);
+
 class ChildProcess {
   public:
     /// Runs this program with `arguments`. Its stdout goes nowhere, its stderr is ours. Call it

@@ -150,7 +150,7 @@ Result<vmm::Address> listen_address(const Options& options, const TemporaryFolde
 }
 
 /// Lets the VM run on for a while, then looks at everything that it saw and wrote.
-Status examine_guest(const LocalHost& host, vmm::VirtualMachine& machine, Leg& leg) {
+Status examine_guest(vmm::VirtualMachine& machine, Leg& leg) {
     std::this_thread::sleep_for(kAfterwards);
     if (auto stopped = machine.stop(); !stopped) return stopped;
     if (auto well = machine.health(); !well) return well;
@@ -158,17 +158,16 @@ Status examine_guest(const LocalHost& host, vmm::VirtualMachine& machine, Leg& l
     const auto pages = vmm::verify_workload(machine.memory(), machine.config().vcpus);
     if (!pages) return tl::unexpected(pages.error());
     leg.pages_verified = *pages;
-    auto by_value = restore_by_value(host, machine, leg.policy);
-    if (by_value)
-        leg.by_value = std::move(*by_value);
-    else
-        progress("by value: {}", by_value.error().message());
     return {};
 }
 
+/// How a guest's clocks are restored: by a plan, or by value, to be measured beside it.
+enum class Restore : std::uint8_t { kPlanned, kByValue };
+
 Result<Leg> migrate(const LocalHost& host, const Options& options, const TemporaryFolder& folder,
-                    Policy policy) {
-    const std::string_view policy_name = state::name(policy);
+                    Policy policy, Restore restore) {
+    const std::string policy_name =
+        fmt::format("{}{}", state::name(policy), restore == Restore::kByValue ? "-by-value" : "");
     progress("{}: booting a VM with {} vCPUs in another process", policy_name,
              options.witness.vcpus);
     auto source = SourceProcess::start(options, folder, policy_name);
@@ -181,6 +180,7 @@ Result<Leg> migrate(const LocalHost& host, const Options& options, const Tempora
     if (!receiver) return tl::unexpected(std::move(receiver.error()));
     vmm::ArrivalOptions how;
     how.plan.policy = policy;
+    how.by_value = restore == Restore::kByValue;
     vmm::KvmDestinationVm vm{host.system, host.findings, how};
     progress("{}: migrating it live to this process", policy_name);
     if (auto begun = source->begin_send((*receiver)->address()); !begun)
@@ -196,7 +196,7 @@ Result<Leg> migrate(const LocalHost& host, const Options& options, const Tempora
     if (!answer) return tl::unexpected(answer.error());
     leg.arrival.stats = stats_of(*answer, leg.arrival.stats);
     if (auto gone = source->ended(); !gone) return tl::unexpected(std::move(gone.error()));
-    if (auto seen = examine_guest(host, *vm.machine(), leg); !seen)
+    if (auto seen = examine_guest(*vm.machine(), leg); !seen)
         return tl::unexpected(std::move(seen.error()));
     return leg;
 }
@@ -299,11 +299,17 @@ std::vector<AnyLeg> run_legs(const LocalHost& host, const Options& options,
                              const TemporaryFolder& folder, const std::vector<Policy>& policies) {
     std::vector<AnyLeg> legs;
     for (const Policy policy : policies) {
-        auto leg = migrate(host, options, folder, policy);
-        if (leg)
-            legs.emplace_back(std::move(*leg));
-        else
+        auto leg = migrate(host, options, folder, policy, Restore::kPlanned);
+        if (!leg) {
             legs.emplace_back(NoLeg{policy, std::move(leg.error())});
+            continue;
+        }
+        auto beside = migrate(host, options, folder, policy, Restore::kByValue);
+        if (beside)
+            leg->by_value = std::move(beside->arrival.certificate);
+        else
+            progress("by value: {}", beside.error().message());
+        legs.emplace_back(std::move(*leg));
     }
     return legs;
 }

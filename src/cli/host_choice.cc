@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <thread>
 
+#include "child_process.h"
 #include "text.h"
 
 namespace continuo::cli {
@@ -31,12 +31,6 @@ state::Result<HostChoice> parse_host(const std::string& host) {
     return fail(ErrorCode::kInvalidArgument, "--host",
                 fmt::format("'{}' is no kind of host", printable(host)),
                 "Give auto, local or emulated");
-}
-
-std::string this_program() {
-    std::array<char, 4096> path{};
-    const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
-    return length > 0 ? std::string(path.data(), static_cast<std::size_t>(length)) : "continuo";
 }
 
 std::optional<std::string> find_lab() {
@@ -67,11 +61,7 @@ Error run_on_emulated_host(const std::vector<std::string>& arguments) {
     std::vector<std::string> words{*lab,        "run", "--smp", std::to_string(cpus),
                                    "--timeout", "300", "--",    this_program()};
     words.insert(words.end(), arguments.begin(), arguments.end());
-    std::vector<char*> pointers;
-    for (std::string& word : words)
-        pointers.push_back(word.data());
-    pointers.push_back(nullptr);
-    ::execv(lab->c_str(), pointers.data());
+    ::execv(lab->c_str(), argv_of(words).data());
     return {ErrorCode::kIo, *lab, "cannot be executed", "Check the file; it needs python3", errno};
 }
 

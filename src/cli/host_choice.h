@@ -25,7 +25,4 @@ state::Error run_on_emulated_host(const std::vector<std::string>& arguments);
 /// beside this program; nullopt where none of them can be executed.
 std::optional<std::string> find_lab();
 
-/// The path of this program.
-std::string this_program();
-
 }  // namespace continuo::cli

@@ -139,10 +139,10 @@ class RunningVm {
         auto connection = connect();
         if (!connection) return tl::unexpected(std::move(connection.error()));
         vmm::MigrationOptions options;
-        options.observer = [](vmm::Step step) {
-            if (step == vmm::Step::kSourceRound || step == vmm::Step::kSourceStop ||
-                step == vmm::Step::kSourceCommit)
-                progress("source: {}", name(step));
+        options.observer = [round = 0](vmm::Step step) mutable {
+            if (step == vmm::Step::kSourceRound) progress("pre-copy, round {}", ++round);
+            if (step == vmm::Step::kSourceStop) progress("the guest is stopped");
+            if (step == vmm::Step::kSourceCommit) progress("the VM is handed over");
         };
         progress("sending the VM to {}", address->text());
         return outcome_json(vmm::send_vm(std::move(*connection), *vm_, connect, options));

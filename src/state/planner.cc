@@ -444,7 +444,8 @@ class Planner {
         Notice notice;
         notice.gap = plan_.gap;
         if (freezes(plan_.policy)) notice.delta_realtime = plan_.gap;
-        notice.sequence = record_.notice_sequence | 1U;
+        // Never the number that is pending: an answer to that one must fail.
+        notice.sequence = (record_.notice_sequence + 1U) | 1U;
         plan_.notice = notice;
         plan_.writes.push_back(
             {WriteKind::kNotice, 0, static_cast<std::uint64_t>(plan_.gap.raw())});

@@ -114,6 +114,8 @@ Status KvmSourceVm::stop() {
 Result<Bytes> KvmSourceVm::capture_clocks() {
     auto record = machine::capture(*clock_machine_of(*machine_, findings_));
     if (!record) return tl::unexpected(std::move(record.error()));
+    if (const auto notice = read_notice(machine_->memory()); notice && *notice)
+        record->notice_sequence = (*notice)->sequence;
     if (auto good = state::check(*record); !good) return tl::unexpected(std::move(good.error()));
     record_ = std::move(*record);
     return state::encode(*record_);
@@ -163,6 +165,7 @@ Status KvmDestinationVm::load(std::span<const std::byte> state, std::span<const 
     state_ = std::move(*decoded);
     record_ = std::move(*record);
     if (auto loaded = load_state(*machine_, *state_); !loaded) return loaded;
+    if (const auto notice = read_notice(machine_->memory())) notice_before_ = *notice;
     const HostCount trial = kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz);
     // A second write by value would meet KVM's synchronisation with the first: one is made, at the
     // entry.
@@ -188,6 +191,11 @@ Status KvmDestinationVm::set_clocks(HostCount resume_at) {
     auto applied = options_.by_value ? machine::apply_by_value(*clocks_, *record_, *planned)
                                      : machine::apply(*clocks_, *planned, options_.apply);
     if (!applied) return tl::unexpected(std::move(applied.error()));
+    if (planned->notice && notice_before_) {
+        auto told = publish_notice(*machine_, *notice_before_, *planned->notice);
+        if (!told) return told;
+        applied->notice_published = true;
+    }
     auto certificate = machine::verify(*clocks_, *planned, *applied);
     if (!certificate) return tl::unexpected(std::move(certificate.error()));
     plan_ = std::move(*planned);

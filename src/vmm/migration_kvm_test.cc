@@ -212,6 +212,64 @@ TEST_F(MigrationOnKvm, AFreezeThatThisHostCannotDoLeavesTheSourceRunning) {
     expect_whole(*source.machine());
 }
 
+/// Waits until the witness has answered `answers` notices in all.
+Result<witness::Notice> answered_notice(VirtualMachine& machine, std::uint64_t answers) {
+    const auto until = after(10s);
+    for (;;) {
+        const auto notice = read_notice(machine.memory());
+        if (!notice) return tl::unexpected(notice.error());
+        if (!*notice) return state::fail(state::ErrorCode::kGuest, "notice", "no witness");
+        if (((*notice)->sequence & 1) == 0 && (*notice)->answers == answers) return **notice;
+        if (std::chrono::steady_clock::now() > until)
+            return state::fail(state::ErrorCode::kTimeout, "notice", "nobody answers");
+        std::this_thread::sleep_for(1ms);
+    }
+}
+
+TEST_F(MigrationOnKvm, ANotifiedGuestAnswersAndNoPendingGapIsLost) {
+    ArrivalOptions arrival;
+    arrival.plan.policy = state::Policy::kAdvanceAndNotify;
+    auto machine = boot(*host_, 2);
+    ASSERT_OK(machine);
+    KvmSourceVm source{host_->system, std::move(*machine), host_->findings};
+    KvmDestinationVm destination{host_->system, host_->findings, arrival};
+    Ends ends = migrate(source, destination, address());
+    if (const auto* kept = std::get_if<Kept>(&*ends.source)) FAIL() << kept->reason.message();
+    ASSERT_TRUE(std::holds_alternative<Moved>(*ends.source));
+    ASSERT_TRUE(destination.certificate()->notice) << "it was published, and certified";
+    EXPECT_EQ(destination.certificate()->notice->sequence, 1u);
+    const auto first = answered_notice(*destination.machine(), 1);
+    ASSERT_OK(first);
+    const auto gap = static_cast<std::uint64_t>(destination.plan()->gap.raw());
+    EXPECT_EQ(first->sequence, 2u);
+    EXPECT_EQ(first->told_gap_ns, gap);
+    EXPECT_EQ(first->told_delta_realtime_ns, 0u) << "its clocks advanced";
+
+    // Stopped before it has answered another: as if that had come with the stop.
+    std::unique_ptr<VirtualMachine> here = destination.release();
+    ASSERT_OK(here->stop());
+    state::Notice unanswered;
+    unanswered.gap = decltype(unanswered.gap)::from_raw(123'456);
+    unanswered.delta_realtime = decltype(unanswered.gap)::from_raw(7);
+    ASSERT_OK(publish_notice(*here, **read_notice(here->memory()), unanswered));
+    KvmSourceVm again{host_->system, std::move(here), host_->findings};
+    KvmDestinationVm onward{host_->system, host_->findings, arrival};
+    ends = migrate(again, onward, address());
+    ASSERT_TRUE(std::holds_alternative<Moved>(*ends.source));
+    EXPECT_EQ(onward.record()->notice_sequence, 3u);
+    EXPECT_EQ(onward.certificate()->notice->sequence, 5u) << "not the one that is pending";
+    const auto second = answered_notice(*onward.machine(), 2);
+    ASSERT_OK(second);
+    ASSERT_OK(onward.machine()->stop());
+    const auto end = read_notice(onward.machine()->memory());
+    ASSERT_OK(end);
+    EXPECT_EQ((*end)->sequence, 6u);
+    EXPECT_EQ((*end)->answers, 2u);
+    EXPECT_EQ((*end)->told_gap_ns,
+              gap + 123'456 + static_cast<std::uint64_t>(onward.plan()->gap.raw()));
+    EXPECT_EQ((*end)->told_delta_realtime_ns, 7u);
+}
+
 constexpr std::uint64_t kFirstClockPage = witness::kClockPages;
 
 TEST_F(MigrationOnKvm, AGuestThatScribblesOverItsClockPageMovesByTheKernelsLine) {

@@ -297,6 +297,25 @@ std::optional<EpochRecord> epoch_record(const Report& report, std::uint64_t epoc
     return record;
 }
 
+Result<std::optional<Notice>> read_notice(const kvm::GuestMemory& memory) {
+    const auto control = memory.read_object<Control>(kControl);
+    if (!control) return tl::unexpected(control.error());
+    if (control->magic != kMagic || control->version != kVersion) return std::optional<Notice>{};
+    return std::optional<Notice>{control->notice};
+}
+
+Status publish_notice(VirtualMachine& machine, const Notice& before, const state::Notice& notice) {
+    const bool pending = (before.sequence & 1) != 0;
+    Notice next = before;
+    next.sequence = before.sequence + (pending ? 2 : 1);
+    next.gap_ns = (pending ? before.gap_ns : 0) + static_cast<std::uint64_t>(notice.gap.raw());
+    next.delta_realtime_ns = (pending ? before.delta_realtime_ns : 0) +
+                             static_cast<std::uint64_t>(notice.delta_realtime.raw());
+    constexpr std::uint64_t gpa = kControl + offsetof(Control, notice);
+    machine.mark_dirty(gpa);
+    return machine.memory().write_object(gpa, next);
+}
+
 Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second) {
     const std::uint64_t gpa = kControl + offsetof(Control, dirty_pages_a_second);
     // Marked after the write: a look at the log in between sends the page once more, later.

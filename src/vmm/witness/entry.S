@@ -3,7 +3,7 @@
 
         .section .header, "a"
         .quad   0x53534e5449574f43      // kMagic
-        .long   1                       // kVersion
+        .long   2                       // kVersion
         .long   0
         .quad   witness_entry
         .quad   timer_gate

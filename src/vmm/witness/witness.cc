@@ -177,6 +177,7 @@ class Watch {
         const Reading now = read_clocks(line);
         const std::uint64_t epoch_after = load(control_.epoch);
 
+        take_notice();
         const bool stopped = take_guest_stopped(line);
         keep_epochs(epoch_before, epoch_after, now, stopped);
         check_against_own(report_.last.tsc, now.tsc, report_.tsc_back_own, report_.tsc_forward);
@@ -198,6 +199,21 @@ class Watch {
                      : "iq"(static_cast<std::uint8_t>(~kPvclockGuestStopped)));
         report_.guest_stopped = report_.guest_stopped + 1;
         return true;
+    }
+
+    /// The sums are taken only where nobody published or answered meanwhile.
+    void take_notice() {
+        Notice& notice = control_.notice;
+        std::uint64_t sequence = load(notice.sequence);
+        if ((sequence & 1) == 0) return;
+        const std::uint64_t gap = load(notice.gap_ns);
+        const std::uint64_t delta = load(notice.delta_realtime_ns);
+        if (!__atomic_compare_exchange_n(&notice.sequence, &sequence, sequence + 1, false,
+                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+            return;
+        __atomic_fetch_add(&notice.told_gap_ns, gap, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&notice.told_delta_realtime_ns, delta, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&notice.answers, 1, __ATOMIC_RELEASE);
     }
 
     EpochRecord& slot() { return report_.epochs[epoch_ % kEpochSlots]; }

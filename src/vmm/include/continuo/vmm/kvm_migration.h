@@ -113,6 +113,7 @@ class KvmDestinationVm final : public DestinationVm {
     std::unique_ptr<VirtualMachine> machine_;
     std::unique_ptr<kvm::ClockMachine> clocks_;
     std::optional<VmState> state_;
+    std::optional<witness::Notice> notice_before_;  ///< as it came; none: no witness
     std::optional<state::Record> record_;
     std::optional<state::Plan> plan_;
     std::optional<state::Certificate> certificate_;

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "continuo/state/plan.h"
 #include "continuo/vmm/virtual_machine.h"
 #include "continuo/vmm/witness_abi.h"
 
@@ -44,6 +46,13 @@ Result<std::uint64_t> raise_epoch(VirtualMachine& machine);
 /// enough), or has since overwritten it.
 std::optional<witness::EpochRecord> epoch_record(const witness::Report& report,
                                                  std::uint64_t epoch);
+
+/// The witness's notice as it stands; nullopt where the guest is no witness.
+Result<std::optional<witness::Notice>> read_notice(const kvm::GuestMemory& memory);
+/// Tells the witness of a gap, on top of what was pending in `before`, with which it may be called
+/// again: the last call counts. The VM is stopped.
+Status publish_notice(VirtualMachine& machine, const witness::Notice& before,
+                      const state::Notice& notice);
 
 /// Has the workload go on at another rate; at once, also while the VM runs.
 Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second);

@@ -39,7 +39,7 @@ inline constexpr std::uint8_t kTimerVector = 0x40;
 inline constexpr std::uint8_t kSpuriousVector = 0xff;
 
 inline constexpr std::uint64_t kMagic = 0x53534e5449574f43;  ///< "COWITNSS"
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 
 /// The first bytes of the payload.
 struct ImageHeader {
@@ -59,6 +59,23 @@ enum class TimerMode : std::uint32_t { kNone = 0, kTscDeadline = 1, kPeriodic = 
 inline constexpr std::uint32_t kFlagUserMode = 1u << 0;   ///< watch from ring 3
 inline constexpr std::uint32_t kFlagTscAdjust = 1u << 1;  ///< CPUID has TSC_ADJUST
 
+/// What the host tells the guest of gaps, and what the guest has taken note of. A stand-in for the
+/// device that tells a real guest. `sequence` is odd while the guest has not answered; whichever
+/// vCPU moves it to even with one compare-and-exchange has taken exactly the sums that stood there.
+/// A host that publishes into a pending notice adds to its sums and raises `sequence` by two, so
+/// that no gap is lost and no vCPU answers sums that it has not read.
+struct Notice {
+    std::uint64_t sequence;
+    std::uint64_t gap_ns;             ///< since the last answer
+    std::uint64_t delta_realtime_ns;  ///< since the last answer
+    std::uint64_t answers;            ///< written by the guest, as the next two
+    std::uint64_t told_gap_ns;        ///< all gaps answered
+    std::uint64_t told_delta_realtime_ns;
+};
+static_assert(offsetof(Notice, gap_ns) == 8 && offsetof(Notice, delta_realtime_ns) == 16 &&
+              offsetof(Notice, answers) == 24 && offsetof(Notice, told_gap_ns) == 32 &&
+              offsetof(Notice, told_delta_realtime_ns) == 40 && sizeof(Notice) == 48);
+
 /// What the host tells the guest. The host may change the words marked "live" at any time.
 struct Control {
     std::uint64_t magic;
@@ -77,12 +94,14 @@ struct Control {
     std::uint8_t reserved1[56];
     std::uint64_t kvmclock_last;  ///< the highest kvmclock that any vCPU has read
     std::uint8_t reserved2[56];
+    Notice notice;  ///< live
 };
 static_assert(offsetof(Control, flags) == 16 && offsetof(Control, timer_period) == 24 &&
               offsetof(Control, epoch) == 32 && offsetof(Control, dirty_pages_a_second) == 40 &&
               offsetof(Control, tsc_adjust_request) == 48 &&
               offsetof(Control, cross_pages_a_loop) == 56 && offsetof(Control, tsc_last) == 120 &&
-              offsetof(Control, kvmclock_last) == 184 && sizeof(Control) == 248);
+              offsetof(Control, kvmclock_last) == 184 && offsetof(Control, notice) == 248 &&
+              sizeof(Control) == 296);
 
 /// One look at the clocks: TSC, and kvmclock computed from that same TSC by the vCPU's own page.
 struct Reading {

@@ -302,10 +302,10 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
                          "", 0});
             return false;
         case KVM_EXIT_INTERNAL_ERROR:
-            set_failure(
-                {ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
-                 "KVM gave up on the guest, suberror " + std::to_string(run.internal.suberror), "",
-                 0});
+            set_failure({ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
+                         "KVM gave up on the guest, suberror " +
+                             std::to_string(run.internal.suberror) + where_it_stands(index),
+                         "", 0});
             return false;
         default:
             set_failure({ErrorCode::kGuest, vcpu_name(index) + ": KVM_RUN",
@@ -314,6 +314,16 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
                          "", 0});
             return false;
     }
+}
+
+std::string VirtualMachine::where_it_stands(std::uint32_t index) const {
+    const auto regs = vcpus_[index].regs();
+    const auto sregs = vcpus_[index].sregs();
+    if (!regs || !sregs) return {};
+    char text[96];
+    std::snprintf(text, sizeof text, ", at RIP 0x%llx, RSP 0x%llx, CR2 0x%llx, ring %u", regs->rip,
+                  regs->rsp, sregs->cr2, static_cast<unsigned>(sregs->ss.dpl));
+    return text;
 }
 
 void VirtualMachine::handle_port(std::uint32_t index) {

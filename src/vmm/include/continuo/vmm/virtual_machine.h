@@ -143,6 +143,8 @@ class VirtualMachine {
     bool run_once(std::uint32_t index);
     bool handle_exit(std::uint32_t index);
     void handle_port(std::uint32_t index);
+    /// For the error of a guest that KVM could not run on. On the vCPU's thread.
+    std::string where_it_stands(std::uint32_t index) const;
     std::int64_t pass_gate(HostCount gate) const;
     Status command_run(std::optional<HostCount> gate);
     Status run_jobs(std::optional<std::uint32_t> only,

@@ -61,7 +61,7 @@ Result<ExitCode> run(const Options& options) {
     const auto record = capture(*path, paused_ns);
     if (!record) return tl::unexpected(record.error());
     if (!options.output.empty())
-        if (const auto written = write_blob(options.output, *record); !written) return written;
+        if (auto written = write_blob(options.output, *record); !written) return written;
     if (options.json) return print_json(state::record_to_json(*record));
     return print_text(record_table(*record) +
                       fmt::format("\nThe VM stood still for {}.\n", show_ns(paused_ns)));

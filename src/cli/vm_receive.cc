@@ -16,8 +16,6 @@ namespace continuo::cli {
 
 namespace {
 
-using state::ErrorCode;
-using state::fail;
 using namespace std::chrono_literals;
 
 constexpr const char* kExample =
@@ -109,7 +107,7 @@ Result<ExitCode> run(const Options& options) {
         return tl::unexpected(discarded->reason);
     const auto arrival = describe_arrival(vm, std::get<vmm::Arrived>(*outcome));
     if (!arrival) return tl::unexpected(arrival.error());
-    const auto code = print_arrival(*arrival, options.json);
+    auto code = print_arrival(*arrival, options.json);
     if (!code) return code;
     return go_on(*host, vm, *control ? &**control : nullptr, *settings, *code);
 }

@@ -104,6 +104,11 @@ std::string verdict_text(const Certificate& certificate) {
     table.add({"kvmclock trim", fmt::format("{} rounds, {} ns left{}", certificate.trim.rounds,
                                             certificate.trim.residual_ns,
                                             certificate.trim.converged ? "" : ", NOT converged")});
+    if (certificate.notice)
+        table.add({"notice", fmt::format("the guest is told of a gap of {} ns; its REALTIME lags "
+                                         "{} ns until it is repaired",
+                                         certificate.notice->gap.raw(),
+                                         certificate.notice->delta_realtime.raw())});
     return fmt::format("Certificate: {}\n", certificate.holds() ? "it holds" : "it does NOT hold") +
            table.text("  ");
 }

@@ -244,6 +244,18 @@ Json demo_json(const LocalHost& host, const std::vector<AnyLeg>& legs) {
     return json;
 }
 
+/// What the guest took note of; empty where nobody told it anything.
+std::string notice_text(const Leg& leg) {
+    if (!leg.arrival.certificate.notice || !leg.witness.is_object()) return "";
+    const Json& notice = leg.witness.at("notice");
+    if (!notice.is_object()) return "";
+    const bool pending = notice.at("sequence").get<std::uint64_t>() % 2 != 0;
+    return fmt::format("the guest {} a gap of {} ns, and REALTIME behind by {} ns",
+                       pending ? "has not answered yet; it knew of" : "has taken note of",
+                       notice.at("told_gap_ns").get<std::uint64_t>(),
+                       notice.at("told_delta_realtime_ns").get<std::uint64_t>());
+}
+
 std::string migration_text(const Leg& leg) {
     const auto& stats = leg.arrival.stats;
     const auto worst = worst_first_read_ns(leg.arrival.certificate);
@@ -267,6 +279,7 @@ std::string migration_text(const Leg& leg) {
                                     leg.witness.at("loops").get<std::uint64_t>(),
                                     leg.witness.at("backward_steps").get<std::uint64_t>(),
                                     leg.witness.at("worst_cross_skew_ns").get<std::uint64_t>())});
+    if (const std::string told = notice_text(leg); !told.empty()) table.add({"notice", told});
     table.add({"memory", fmt::format("{} pages hold what the guest wrote", leg.pages_verified)});
     return table.text("  ");
 }

@@ -169,6 +169,18 @@ class RunningVm {
     std::optional<vmm::MigrationStats> stats_;
 };
 
+/// What the witness was told of gaps and has taken note of; null where it cannot be read.
+Json notice_json(vmm::VirtualMachine& machine) {
+    const auto notice = vmm::read_notice(machine.memory());
+    if (!notice || !*notice) return nullptr;
+    Json json;
+    json["sequence"] = (*notice)->sequence;
+    json["answers"] = (*notice)->answers;
+    json["told_gap_ns"] = (*notice)->told_gap_ns;
+    json["told_delta_realtime_ns"] = (*notice)->told_delta_realtime_ns;
+    return json;
+}
+
 }  // namespace
 
 void end_vms_by_signals() {
@@ -225,6 +237,7 @@ Json witness_json(vmm::VirtualMachine& machine) {
     json["ticks"] = summary.ticks;
     json["guest_stopped"] = summary.guest_stopped;
     json["pages_written"] = summary.pages_written;
+    json["notice"] = notice_json(machine);
     return json;
 }
 

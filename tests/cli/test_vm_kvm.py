@@ -198,6 +198,17 @@ class Vm(unittest.TestCase):
         self.assertGreater(leg["first_read_ns_max"], 0)
         self.assertEqual(leg["by_value"]["policy"], "advance")
 
+    def test_a_notice_reaches_the_guest(self):
+        done = run("demo", "--host", "local", "--policy", "advance-and-notify", "--vcpus", 2, "--json")
+        self.assertEqual(done.returncode, DONE, done.stderr)
+        leg, = document(done)["runs"]
+        told = leg["certificate"]["notice"]
+        self.assertEqual(told["gap_ns"], leg["certificate"]["gap"]["ns"])
+        heard = leg["witness"]["notice"]
+        self.assertEqual((heard["sequence"] % 2, heard["answers"]), (0, 1))
+        self.assertEqual((heard["told_gap_ns"], heard["told_delta_realtime_ns"]),
+                         (told["gap_ns"], told["delta_realtime_ns"]))
+
     def test_demo_as_text(self):
         done = run("demo", "--host", "local", "--vcpus", 2, "--transport", "tcp")
         text = done.stdout.decode()

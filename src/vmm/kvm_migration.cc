@@ -100,6 +100,8 @@ std::span<const std::byte> KvmSourceVm::memory() {
 }
 
 Status KvmSourceVm::log_dirty_pages(bool on) {
+    // A guest of which a vCPU has died is not moved: there it would fail again, and mysteriously.
+    if (auto well = machine_->health(); on && !well) return well;
     return machine_->log_dirty_pages(on);
 }
 
@@ -108,7 +110,8 @@ Status KvmSourceVm::fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) {
 }
 
 Status KvmSourceVm::stop() {
-    return machine_->stop();
+    if (auto stopped = machine_->stop(); !stopped) return stopped;
+    return machine_->health();
 }
 
 Result<Bytes> KvmSourceVm::capture_clocks() {

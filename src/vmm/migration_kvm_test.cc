@@ -318,6 +318,26 @@ TEST_F(MigrationOnKvm, AClockPageAtAnImpossibleAddressIsNoReasonNotToMove) {
     if (taken == 0) GTEST_SKIP() << "this KVM refuses all of them";
 }
 
+TEST_F(MigrationOnKvm, AGuestThatHasDiedIsNotMoved) {
+    for (const bool before : {true, false}) {
+        auto machine = boot(*host_, 1);
+        ASSERT_OK(machine);
+        ASSERT_OK((*machine)->stop());
+        kvm_regs regs = *(*machine)->vcpus()[0].regs();
+        regs.rip = std::uint64_t{1} << 40;  // outside its page tables
+        ASSERT_OK((*machine)->vcpus()[0].set_regs(regs));
+        ASSERT_OK((*machine)->resume());
+        const auto until = after(10s);
+        while ((*machine)->health() && std::chrono::steady_clock::now() < until)
+            std::this_thread::sleep_for(1ms);
+        KvmSourceVm source{host_->system, std::move(*machine), host_->findings};
+        const Status refused = before ? source.log_dirty_pages(true) : source.stop();
+        ASSERT_FALSE(refused);
+        EXPECT_EQ(refused.error().code, state::ErrorCode::kGuest);
+        EXPECT_TRUE(source.log_dirty_pages(false));
+    }
+}
+
 TEST_F(MigrationOnKvm, ADestinationThatLacksACpuFeatureRefusesItByName) {
     const VmConfig config{.vcpus = 1, .memory_bytes = 32 << 20};
     auto cpuid = host_cpuid(host_->system, config);

@@ -7,7 +7,6 @@
 #include "continuo/state/json.h"
 #include "continuo/vmm/kvm_migration.h"
 #include "continuo/vmm/migration.h"
-#include "local_host.h"
 
 namespace continuo::cli {
 

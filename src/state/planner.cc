@@ -302,7 +302,11 @@ class Planner {
         return (converted() ? 1U : 0U) + (rate.map.scales() ? 1U : 0U);
     }
 
-    bool by_value() const { return lacks(Quirk::kNoTscOffset) || lacks(Quirk::kTscOffsetIgnored); }
+    bool offset_works() const {
+        return !lacks(Quirk::kNoTscOffset) && !lacks(Quirk::kTscOffsetIgnored);
+    }
+    bool by_value() const { return !offset_works() && !lacks(Quirk::kTscWriteIgnored); }
+    bool nothing_moves_tsc() const { return !offset_works() && lacks(Quirk::kTscWriteIgnored); }
 
     void check_control(const PrescribedTsc& tsc) {
         if (lacks(Quirk::kNoTscAdjust) && record_.vcpus[tsc.vcpu].tsc_adjust != 0)
@@ -310,7 +314,7 @@ class Planner {
                    Ticks<GuestCounter>::from_raw(record_.vcpus[tsc.vcpu].tsc_adjust).magnitude(),
                    "ticks", "IA32_TSC_ADJUST cannot be written on the destination",
                    "Choose a host whose kernel emulates IA32_TSC_ADJUST");
-        if (!by_value() || !lacks(Quirk::kTscWriteIgnored)) return;
+        if (!nothing_moves_tsc()) return;
         // Nothing moves the TSC: the guest reads the host's counter, which is right only by luck or
         // on one boot.
         if (tsc.map == TscMap{0}) return;
@@ -423,9 +427,9 @@ class Planner {
     }
 
     void add_tsc_write(const PrescribedTsc& tsc) {
-        if (!by_value()) {
+        if (offset_works()) {
             plan_.writes.push_back({WriteKind::kTscOffset, tsc.vcpu, tsc.map.offset()});
-        } else if (!lacks(Quirk::kTscWriteIgnored)) {
+        } else if (by_value()) {
             plan_.writes.push_back({WriteKind::kTscByValue, tsc.vcpu, tsc.at_resume.raw()});
         }
     }
@@ -459,7 +463,7 @@ class Planner {
         if (!freezes(plan_.policy))
             plan_.notes.push_back(
                 fmt::format("the guest's MONOTONIC will count the gap of {} ns", plan_.gap.raw()));
-        if (by_value() && !lacks(Quirk::kTscWriteIgnored))
+        if (by_value())
             plan_.notes.push_back(
                 fmt::format("TSC goes by value: each vCPU's write lands within {} ns, and vCPUs "
                             "may differ by that",

@@ -515,6 +515,7 @@ TEST(PlanRefusal, AHostWhoseTscNothingMoves) {
     r.vcpus[0].counter = Count<GuestCounter>::from_raw(1000);
     const Plan p = planned(r, d, with(Policy::kAdvance));
     EXPECT_EQ(p.tsc[0].map, TscMap{0});
+    EXPECT_EQ(p.tsc[0].bound.total(), 0U) << "nothing is written, and so nothing lands late";
     for (const Write& write : p.writes)
         EXPECT_NE(write.kind, WriteKind::kTscByValue);
 }

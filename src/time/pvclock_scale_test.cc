@@ -12,6 +12,16 @@
 namespace continuo::time {
 namespace {
 
+// 1 GHz: mul 2^31, shift 1, exact. 3 GHz: halved to 1.5e9 ticks, mul floor(2^32 / 1.5).
+static_assert(PvclockScale::from_hz(*Hz::from_hz(1'000'000'000)) ==
+              *PvclockScale::make(0x8000'0000U, 1));
+static_assert(PvclockScale::from_hz(*Hz::from_hz(3'000'000'000)) ==
+              *PvclockScale::make(2'863'311'530U, -1));
+static_assert(pvclock_rate_error(PvclockScale::from_hz(*Hz::from_hz(1'000'000'000)),
+                                 *Hz::from_hz(1'000'000'000))
+                  ->two_pow_minus_64 == 0);
+static_assert(ceil_drift(rate_error(*ExactRatio::make(3, 2), ExactRatio{}), 100) == 50);
+
 using oracle::Big;
 using oracle::big;
 using oracle::big_i128;

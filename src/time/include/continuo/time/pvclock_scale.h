@@ -33,7 +33,23 @@ class PvclockScale {
     /// makes the clock fast by less than 10^-9; no whole kHz below 16 GHz has such bits.
     ///
     /// Example: 1 GHz gives mul 2^31, shift 1: exactly 1 ns a tick.
-    static PvclockScale from_hz(Hz counter);
+    static constexpr PvclockScale from_hz(Hz counter) {
+        // Bring ticks per second down to 32 bits and at most twice 10^9, then up above 10^9; what
+        // moved is the shift. What is left of 10^9 / ticks is the fraction mul / 2^32 < 1,
+        // truncated.
+        std::uint64_t ticks = counter.hz();
+        int shift = 0;
+        while (ticks > 2 * kNanosPerSecond) {
+            ticks >>= 1;
+            --shift;
+        }
+        while (ticks <= kNanosPerSecond) {
+            ticks <<= 1;
+            ++shift;
+        }
+        const auto mul = static_cast<std::uint32_t>((kNanosPerSecond << 32) / ticks);
+        return PvclockScale{mul, static_cast<std::int8_t>(shift)};
+    }
 
     constexpr std::uint32_t mul() const { return mul_; }
     constexpr std::int8_t shift() const { return shift_; }
@@ -67,7 +83,11 @@ class PvclockScale {
 /// How far a pvclock scale is from ns, relative to the exact rate of the counter. For a scale that
 /// from_hz() made of a frequency up to 2 GHz, or of any whole kHz below 16 GHz, in (-2^-31, 0];
 /// above that below +10^-9 (see from_hz). nullopt where ratio() is.
-std::optional<RateError> pvclock_rate_error(PvclockScale scale, Hz counter);
+constexpr std::optional<RateError> pvclock_rate_error(PvclockScale scale, Hz counter) {
+    const auto actual = scale.ratio();
+    if (!actual) return std::nullopt;
+    return rate_error(*actual, ExactRatio::nanos_per_tick(counter));
+}
 
 /// kvmclock as a guest computes it from its page: a line from its own counter, floored stage by
 /// stage as the ABI floors it. This, and no idealisation, is what the guest sees.

@@ -38,7 +38,15 @@ Result<state::TrimReport> trim_kvmclock(Machine& machine, const KvmclockTarget& 
     // passes, nearly the same each round: its last value is the correction of the next. What is
     // left is the jitter, and the loop waits for a round in which it is small enough.
     Nanos<Kvmclock> latency;
-    while (!report.converged && report.rounds < options.trim_rounds_max) {
+    // Two lines of one slope that agree in a reading are less than 1 ns apart, and no later reading
+    // differs by more than 1 ns; a reading of 1 ns could be followed by one of 2. So zero is what
+    // the loop waits for, and only in its second half it takes the target.
+    const auto good_enough = [&] {
+        const bool patient = report.rounds < options.trim_rounds_max / 2;
+        return report.residual_ns == 0 || (report.converged && !patient);
+    };
+    for (bool done = report.converged; !done && report.rounds < options.trim_rounds_max;
+         done = good_enough()) {
         ++report.rounds;
         const auto set = machine.set_kvmclock(target.at(machine.now()) + latency);
         if (!set) return tl::unexpected(set.error());

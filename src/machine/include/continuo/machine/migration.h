@@ -35,9 +35,11 @@ struct Applied {
 };
 
 struct ApplyOptions {
-    /// The closed loop ends when |seam| <= this, ...
+    /// A line that reads within this of the prescribed one is left alone. One that does not is set
+    /// until it reads exactly 0, which keeps every later reading within 1 ns; in the second half
+    /// of the rounds until it reads within this.
     std::uint64_t trim_target_ns = 1;
-    /// ... or after this many rounds of set and read back.
+    /// Rounds of set and read back, at most.
     std::uint32_t trim_rounds_max = 256;
 };
 

@@ -340,7 +340,7 @@ Status read_kvmclock(const RawField& field, Record& record) {
 }
 
 Result<std::uint32_t> read_vcpu_flags(const RawField& field) {
-    const auto flags = read_flags(field, 4, kVcpuHasOffset | kVcpuGuestStoppedPending);
+    auto flags = read_flags(field, 4, kVcpuHasOffset | kVcpuGuestStoppedPending);
     if (flags && (*flags & kVcpuHasOffset) == 0 && field.at<std::uint64_t>(24) != 0)
         return field.bad(24, "a TSC offset, but the flag that it is there is clear");
     return flags;

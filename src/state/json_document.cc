@@ -37,7 +37,7 @@ std::string pointer_token(std::string_view key) {
     return token;
 }
 
-std::string where_of(std::string pointer) {
+std::string where_of(const std::string& pointer) {
     return pointer.empty() ? "the whole document" : pointer;
 }
 

@@ -144,7 +144,7 @@ void KvmSourceVm::destroy() {
 
 KvmDestinationVm::KvmDestinationVm(const kvm::System& system, HostFindings findings,
                                    ArrivalOptions options)
-    : system_{system}, findings_{std::move(findings)}, options_{std::move(options)} {}
+    : system_{system}, findings_{std::move(findings)}, options_{options} {}
 
 Status KvmDestinationVm::create(std::span<const std::byte> shape) {
     const auto wanted = decode_shape(shape);

@@ -20,7 +20,7 @@ using state::ErrorCode;
 
 constexpr std::uint64_t kTssAddress = 0xfffbd000;
 constexpr std::uint64_t kIdentityMapAddress = 0xfffbc000;
-constexpr std::size_t kConsoleLimit = 64 * 1024;
+constexpr std::size_t kConsoleLimit = std::size_t{64} * 1024;
 constexpr auto kStopTimeout = std::chrono::seconds{10};
 /// Close to the gate a thread spins without giving its CPU away; before that it yields, so that
 /// more vCPUs than CPUs can all arrive.

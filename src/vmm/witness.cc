@@ -80,11 +80,11 @@ class Writer {
 
 void put_tables(Writer& out, const ImageHeader& image) {
     for (std::size_t i = 0; i < std::size(kDescriptors); ++i)
-        out.put(kGdt + 8 * i, kDescriptors[i]);
+        out.put(kGdt + 8UL * i, kDescriptors[i]);
     for (std::uint32_t vector = 0; vector < kFaultVectors; ++vector)
-        out.put(kIdt + 16 * vector, make_gate(image.fault_gates + kFaultGateStride * vector));
-    out.put(kIdt + 16 * kTimerVector, make_gate(image.timer_gate));
-    out.put(kIdt + 16 * kSpuriousVector, make_gate(image.spurious_gate));
+        out.put(kIdt + 16UL * vector, make_gate(image.fault_gates + kFaultGateStride * vector));
+    out.put(kIdt + 16UL * kTimerVector, make_gate(image.timer_gate));
+    out.put(kIdt + 16UL * kSpuriousVector, make_gate(image.spurious_gate));
     out.put(kPml4, kPdpt | kPagePresentWriteUser);
     out.put(kPdpt, kPageDirectory | kPagePresentWriteUser);
     for (std::uint64_t i = 0; i < kIdentityMapBytes / kLargePage; ++i)
@@ -284,7 +284,7 @@ Result<std::vector<Report>> witness_reports(const kvm::GuestMemory& memory, std:
 
 Result<std::uint64_t> raise_epoch(VirtualMachine& machine) {
     const std::uint64_t gpa = kControl + offsetof(Control, epoch);
-    const auto epoch = machine.memory().load<std::uint64_t>(gpa);
+    auto epoch = machine.memory().load<std::uint64_t>(gpa);
     if (!epoch) return epoch;
     const std::uint64_t next = *epoch + 1;
     machine.mark_dirty(gpa);

@@ -80,7 +80,7 @@ class IdealMachine final : public Machine {
     Instant<Kvmclock> guest_kvmclock(Count<HostCounter> at) const;
     /// The guest writes its page: what pvclock_page() then gives.
     void scribble_page(std::size_t vcpu, std::optional<PvclockLine> line) {
-        vcpus_[vcpu].page = std::move(line);
+        vcpus_[vcpu].page = line;
         vcpus_[vcpu].page_damaged = !vcpus_[vcpu].page.has_value();
     }
     /// The guest enables kvmclock on every vCPU.

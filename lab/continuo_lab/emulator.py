@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import BinaryIO, Callable, Dict, List, Optional
 
 from .catalog import Host
-from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, LabError
+from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, BootFailed, LabError
 from .streams import Sink
 
-BOOT_SECONDS_MAX = 120.0
 _POWER_OFF_SECONDS_MAX = 5.0
 _LAST_WORDS_SECONDS_MAX = 5.0  # for a slow reader, after a failure
 _READ_BYTES = 1 << 16
 _CONSOLE_BYTES_MAX = 4 << 20  # the beginning and the end are kept
 _PR_SET_PDEATHSIG = 1
-_KERNEL_LINE = "console=ttyS0 quiet panic=-1 rdinit=/.lab/init tsc=reliable clocksource=tsc"
+# The other CPUs are brought up by the first process (base_image.py says why).
+_KERNEL_LINE = (
+    "console=ttyS0 quiet panic=-1 rdinit=/.lab/init tsc=reliable clocksource=tsc maxcpus=1"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Boot:
     smp: int
     memory_mib: int
     timeout_s: float  # of the program, from the moment when the host is up; 0 = none
+    boot_seconds_max: float
 
 
 @dataclass
@@ -180,10 +183,9 @@ class Emulator:
     def _lateness(self) -> Optional[LabError]:
         now = time.monotonic()
         if self._outcome.up_s is None:
-            if now - self._began > BOOT_SECONDS_MAX:
-                return LabError(
-                    HOST_NEVER_UP,
-                    f"the emulated host did not come up within {BOOT_SECONDS_MAX:.0f} s",
+            if now - self._began > self._boot.boot_seconds_max:
+                return BootFailed(
+                    f"the emulated host did not come up within {self._boot.boot_seconds_max:g} s",
                     "see the console's log; on a busy machine try again",
                 )
         elif self._boot.timeout_s and self._finished_at is None:
@@ -233,8 +235,9 @@ class Emulator:
                 "see the console's log; a fresh kernel may help: continuo-lab fetch",
             )
         if self._outcome.up_s is None:
-            return LabError(
-                HOST_NEVER_UP,
+            if process.returncode > 0:  # its own refusal; a panic of the guest ends it with 0
+                return LabError(HOST_NEVER_UP, f"QEMU refused ({how})", "see the console's log")
+            return BootFailed(
                 f"the emulated host ended before it was up ({how})",
                 "see the console's log; a fresh kernel may help: continuo-lab fetch",
             )

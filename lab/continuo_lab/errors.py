@@ -20,6 +20,14 @@ class LabError(Exception):
         self.next_step = next_step
 
 
+class BootFailed(LabError):
+    """The emulated host was lost before the program began: nothing was run, so it is safe, and
+    often of use, to boot again."""
+
+    def __init__(self, message: str, next_step: str = ""):
+        super().__init__(HOST_NEVER_UP, message, next_step)
+
+
 class Interrupted(BaseException):
     """SIGINT, SIGTERM or SIGHUP reached the tool. Not an Exception: no handler may swallow it."""
 

@@ -10,7 +10,7 @@ _SILENT_SECONDS = 1.0  # what is over sooner is not worth a line
 
 
 class Progress:
-    """Lines on stderr. Quiet ones print errors only (errors do not pass through here)."""
+    """Lines on stderr. Quiet ones print warnings only (errors do not pass through here)."""
 
     def __init__(self, quiet: bool = False, verbose: bool = False):
         self._quiet = quiet
@@ -19,6 +19,10 @@ class Progress:
     def say(self, text: str) -> None:
         if not self._quiet:
             _line(text)
+
+    def warn(self, text: str) -> None:
+        """Also said by a quiet one: what would otherwise be kept from the reader."""
+        _line(text)
 
     def detail(self, text: str) -> None:
         if self._verbose:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -12,6 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOOL = str(HERE.parent / "continuo-lab")
+HOST_DIED = 122
+BOOTS_MAX = 3
 
 
 def _why_not() -> str:
@@ -38,6 +42,18 @@ def _children(pid: int):
         return []
 
 
+def _console(stderr: bytes) -> bytes:
+    """The console's log of which the tool's stderr tells, the last one; empty if of none."""
+    found = re.findall(rb"console's log: (.+)", stderr)
+    return Path(os.fsdecode(found[-1])).read_bytes() if found else b""
+
+
+def _end(tool: subprocess.Popen) -> None:
+    tool.kill()
+    tool.wait(10)
+    tool.stdout.close()
+
+
 @unittest.skipIf(_why_not(), f"SKIPPED: {_why_not()}")
 class EndToEnd(unittest.TestCase):
     @classmethod
@@ -50,18 +66,37 @@ class EndToEnd(unittest.TestCase):
         subprocess.run(["gcc", *flags, "-o", cls.probe, source], check=True)
 
     def tool(self, *arguments, **options):
-        return subprocess.run([TOOL, *arguments], capture_output=True, check=False, **options)
+        """Once more, and said so, where QEMU's TCG lost the host after the program began: the tool
+        reports that, as it must, and it says nothing about what is tested here."""
+        for _ in range(BOOTS_MAX):
+            done = subprocess.run([TOOL, *arguments], capture_output=True, check=False, **options)
+            if done.returncode != HOST_DIED or b"sysrq triggered" in _console(done.stderr):
+                break
+            print(f"the host died; {' '.join(arguments)!r}: {done.stderr}", file=sys.stderr)
+        return done
 
-    def start_sleeper(self):
-        """A run whose program has told that it runs; its QEMU's process id."""
-        tool = subprocess.Popen(
-            [TOOL, "run", "--quiet", "--", "sh", "-c", "echo on; sleep 300"],
-            stdout=subprocess.PIPE,
-        )
-        self.addCleanup(tool.stdout.close)
-        self.assertEqual(tool.stdout.readline(), b"on\n")
-        (qemu,) = _children(tool.pid)
-        return tool, qemu
+    def start(self, script, first_line):
+        """A run whose program has printed its first line; its QEMU's process id."""
+        for _ in range(BOOTS_MAX):
+            said = tempfile.TemporaryFile()
+            self.addCleanup(said.close)
+            tool = subprocess.Popen(
+                [TOOL, "run", "--quiet", "--", "sh", "-c", script],
+                stdout=subprocess.PIPE,
+                stderr=said,
+            )
+            self.addCleanup(_end, tool)
+            line = tool.stdout.readline()
+            if line == first_line:
+                (qemu,) = _children(tool.pid)
+                return tool, qemu
+            _end(tool)
+            said.seek(0)
+            what = f"first line {line}, status {tool.returncode}, stderr: {said.read().decode()}"
+            if line or tool.returncode != HOST_DIED:
+                break
+            print(f"the host died; {what}", file=sys.stderr)
+        return self.fail(what)
 
     def assert_ends(self, pid):
         deadline = time.monotonic() + 10
@@ -86,7 +121,8 @@ class EndToEnd(unittest.TestCase):
             "--", "/usr/bin/od", "-An", "-c", "/data/there",
         )  # fmt: skip
         result = json.loads(done.stdout)
-        self.assertEqual(result["exit_code"], 0)
+        self.assertEqual(result["exit_code"], 0, done.stderr)
+        self.assertIn(result["boots"], (1, 2, 3))
         self.assertEqual(result["stdout"].split(), ["\\0", "377", *"carried"])
         self.assertEqual(result["stderr"], "")
         self.assertRegex(result["kernel"], r"^6\.12\.")
@@ -95,42 +131,35 @@ class EndToEnd(unittest.TestCase):
     def test_timeout_keeps_what_came_before_and_the_console(self):
         program = ("sh", "-c", "echo before; sleep 300")
         done = self.tool("run", "--quiet", "--timeout", "2", "--", *program)
-        self.assertEqual(done.returncode, 124)
-        self.assertEqual(done.stdout, b"before\n")
-        log = done.stderr.decode().split("console's log: ")[1].splitlines()[0]
-        self.assertIn("qemu-system-x86_64", Path(log).read_text(errors="replace"))
+        self.assertEqual(done.returncode, 124, done.stderr)
+        self.assertEqual(done.stdout, b"before\n", done.stderr)
+        self.assertIn(b"qemu-system-x86_64", _console(done.stderr))
 
     def test_what_the_program_leaves_running_does_not_hold_up_the_end(self):
         done = self.tool("run", "--quiet", "--", "sh", "-c", "sleep 300 & echo done", timeout=120)
-        self.assertEqual((done.returncode, done.stdout), (0, b"done\n"))
+        self.assertEqual((done.returncode, done.stdout), (0, b"done\n"), done.stderr)
 
     def test_a_kernel_that_dies_is_told_from_a_program_that_fails(self):
         crash = "echo last; sleep 0.3; echo c >/proc/sysrq-trigger; sleep 60"
         done = self.tool("run", "--quiet", "--", "sh", "-c", crash)
-        self.assertEqual(done.returncode, 122)
-        self.assertEqual(done.stdout, b"last\n")
-        log = done.stderr.decode().split("console's log: ")[1].splitlines()[0]
-        self.assertIn("sysrq triggered crash", Path(log).read_text(errors="replace"))
+        self.assertEqual(done.returncode, HOST_DIED, done.stderr)
+        self.assertEqual(done.stdout, b"last\n", done.stderr)
+        self.assertIn(b"sysrq triggered crash", _console(done.stderr))
 
     def test_sigterm_ends_qemu(self):
-        tool, qemu = self.start_sleeper()
+        tool, qemu = self.start("echo on; sleep 300", b"on\n")
         tool.send_signal(signal.SIGTERM)
         self.assertEqual(tool.wait(10), 143)
         self.assert_ends(qemu)
 
     def test_death_of_the_tool_ends_qemu(self):
-        tool, qemu = self.start_sleeper()
+        tool, qemu = self.start("echo on; sleep 300", b"on\n")
         tool.kill()
         tool.wait(10)
         self.assert_ends(qemu)
 
     def test_closed_output_ends_the_run(self):
-        tool = subprocess.Popen(
-            [TOOL, "run", "--quiet", "--", "sh", "-c", "while :; do echo more; done"],
-            stdout=subprocess.PIPE,
-        )
-        tool.stdout.readline()
-        (qemu,) = _children(tool.pid)
+        tool, qemu = self.start("while :; do echo more; done", b"more\n")
         tool.stdout.close()
         self.assertEqual(tool.wait(30), 141)
         self.assert_ends(qemu)

@@ -1,5 +1,6 @@
 """Everything that needs no emulated host."""
 
+import contextlib
 import io
 import json
 import lzma
@@ -21,6 +22,7 @@ from continuo_lab.cache import Cache, _point  # noqa: E402
 from continuo_lab.catalog import HOSTS, KERNELS  # noqa: E402
 from continuo_lab.cpio import CpioWriter  # noqa: E402
 from continuo_lab.elf import Elf, NotElf  # noqa: E402
+from continuo_lab.emulator import Boot  # noqa: E402
 from continuo_lab.errors import LabError  # noqa: E402
 from continuo_lab.modules import (  # noqa: E402
     ModuleTree,
@@ -472,6 +474,77 @@ class Streams(unittest.TestCase):
         with self.assertRaises(OutputClosed):
             sink.finish()
         os.close(writer)
+
+
+FAKE_QEMU = """#!/bin/sh
+# Does in its Nth start what the Nth line of the script beside it says.
+for argument; do
+    case $argument in
+    file,id=stdout,*) out=${argument##*=} ;;
+    file,id=status,*) status=${argument##*=} ;;
+    esac
+done
+echo start >>"$0.starts"
+eval "$(sed -n "$(wc -l <"$0.starts")p" "$0.script")"
+"""
+
+
+class Boots(unittest.TestCase):
+    """With a program in QEMU's place that loses its first boots in each of the ways there are."""
+
+    def run_all(self, *script, seconds_max=(0.3, 0.3, 10.0)):
+        """(what _until_up returned or raised, number of starts, stderr)"""
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+            qemu = Path(folder, "qemu")
+            qemu.write_text(FAKE_QEMU)
+            qemu.chmod(0o755)
+            Path(folder, "qemu.script").write_text("\n".join(script) + "\n")
+            image = stack.enter_context(open(qemu, "rb"))
+            kernel = mock.Mock()
+            kernel.manifest.release = "6"
+            stack.enter_context(mock.patch.dict(os.environ, CONTINUO_LAB_CACHE=folder))
+            stack.enter_context(mock.patch.object(cli, "_BOOT_SECONDS_MAX", seconds_max))
+            said = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            boot = Boot(HOST, str(qemu), qemu, image, 1, 256, 5.0, 0.0)
+            try:
+                result = cli._until_up(boot, kernel, True, Progress(quiet=True))
+            except LabError as error:
+                result = error
+            starts = Path(folder, "qemu.starts").read_text().count("start")
+            return result, starts, said.getvalue()
+
+    UP = 'echo "up 1" >"$status"; echo on >"$out"; '
+
+    def test_a_boot_that_was_lost_is_repeated_and_told_of_even_by_a_quiet_one(self):
+        result, starts, said = self.run_all(
+            "exit 0", 'kill -ABRT "$$"', self.UP + 'echo "exit 7" >"$status"'
+        )
+        outcome, sinks, boots = result
+        self.assertEqual((outcome.exit_code, boots, starts), (7, 3, 3))
+        self.assertEqual(bytes(sinks[0].content), b"on\n")
+        self.assertIn("boot 1 failed, nothing was run, booting again", said)
+        self.assertIn("boot 2 failed", said)
+        self.assertEqual(said.count("console's log:"), 2)
+
+    def test_one_that_hangs_too(self):
+        result, starts, said = self.run_all("exec sleep 60", self.UP + 'echo "exit 0" >"$status"')
+        self.assertEqual((result[2], starts), (2, 2))
+        self.assertIn("did not come up within 0.3 s", said)
+
+    def test_three_are_enough(self):
+        error, starts, _ = self.run_all("exit 0", "exit 0", "exit 0", self.UP)
+        self.assertEqual((error.exit_code, starts), (errors.HOST_NEVER_UP, 3))
+        self.assertIn("boot 3, and the last", str(error))
+
+    def test_what_began_is_never_run_again(self):
+        error, starts, _ = self.run_all(self.UP + "exit 0", self.UP)
+        self.assertEqual((error.exit_code, starts), (errors.HOST_DIED, 1))
+
+    def test_a_refusal_is_no_accident(self):
+        error, starts, _ = self.run_all("exit 1")
+        self.assertEqual((error.exit_code, starts), (errors.HOST_NEVER_UP, 1))
+        error, starts, _ = self.run_all('echo "fail no /dev/kvm" >"$status"')
+        self.assertEqual((error.exit_code, starts), (errors.HOST_NEVER_UP, 1))
 
 
 class CommandLine(unittest.TestCase):

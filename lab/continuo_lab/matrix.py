@@ -1,0 +1,348 @@
+"""Runs everything on every host and kernel, and says which requirement was seen to work where.
+
+A column is one kernel on one host. Its jobs run each in a boot of its own, so that an emulated host
+that dies takes one job with it. What a job finds becomes the cells of the table: `works` was seen,
+`absent` is what the kernel itself says that it lacks, `quirk` is there and does other than it says
+(and continuo goes around it), `FAILED` is ours to mend, `not run` comes with its reason.
+"""
+
+import fnmatch
+import json
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as xml
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from .evidence import REQUIREMENTS, Requirement
+
+WORKS, ABSENT, QUIRK, FAILED, NOT_RUN = "works", "absent", "quirk", "FAILED", "not run"
+_ORDER = (FAILED, QUIRK, WORKS, ABSENT, NOT_RUN)  # what a cell says where its evidence differs
+_DOCTOR = {"works": WORKS, "absent": ABSENT, "broken": QUIRK, "not-run": NOT_RUN}
+_TOOL = Path(__file__).resolve().parents[1] / "continuo-lab"
+_TESTS = ("continuo_kvm_test", "continuo_vmm_witness_test", "continuo_vmm_migration_test")
+_JOB_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Column:
+    host: str
+    kernel: str
+
+    def title(self) -> str:
+        return f"{self.host} {self.kernel}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    job: str
+    key: str
+    state: str
+    note: str = ""
+
+
+@dataclass
+class Results:
+    """What was seen in one column."""
+
+    column: Column
+    release: str = ""
+    not_run: str = ""  # why the whole column was not
+    findings: List[Finding] = field(default_factory=list)
+    figures: Dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class Done:
+    """One run of continuo-lab."""
+
+    code: int
+    stdout: str
+    stderr: str
+    error: str = ""  # of the tool itself
+    release: str = ""
+    first_output_s: Optional[float] = None
+
+
+def run_inside(column: Column, arguments: Sequence[str]) -> Done:
+    command = [str(_TOOL), "run", "--host", column.host, "--kernel", column.kernel, "--json",
+               "--quiet", "--timeout", str(_JOB_SECONDS), "--", *arguments]  # fmt: skip
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", check=False)  # fmt: skip
+    return parse_done(done.returncode, done.stdout, done.stderr)
+
+
+def parse_done(code: int, stdout: str, stderr: str) -> Done:
+    try:
+        told = json.loads(stdout)
+    except ValueError:
+        return Done(code, "", "", error=(stderr or stdout).strip() or f"exit code {code}")
+    if "error" in told:
+        return Done(code, "", "", error=str(told["error"]).splitlines()[0])
+    return Done(
+        code,
+        told.get("stdout", ""),
+        told.get("stderr", ""),
+        release=told.get("kernel", ""),
+        first_output_s=told.get("first_output_seconds"),
+    )
+
+
+# -- jobs: what they run, and what they find --
+
+
+def doctor(column: Column, results: Results) -> None:
+    done = _once_more(column, ["continuo", "doctor", "--json"], _is_json)
+    results.release = results.release or done.release
+    if done.error or not _is_json(done):
+        _failed(results, "doctor", done)
+        return
+    if done.first_output_s is not None:
+        results.figures["boot to first result"] = f"{done.first_output_s:.1f} s"
+    report = json.loads(done.stdout)
+    results.figures["verdict"] = report["verdict"]
+    for check in report["checks"]:
+        state = _DOCTOR[check["state"]]
+        results.findings.append(Finding("doctor", check["id"], state, check["evidence"]))
+
+
+def tests(column: Column, results: Results) -> None:
+    for program in _TESTS:
+        done = _once_more(column, [program, "--gtest_output=xml:/proc/self/fd/2"], _all_passed)
+        found = gtest_findings(done.stderr)
+        results.findings += found
+        if done.error or not found or (done.code and not any(f.state == FAILED for f in found)):
+            _failed(results, "tests", done, program)
+
+
+def demo(column: Column, results: Results) -> None:
+    done = _once_more(column, ["continuo", "demo", "--host", "local", "--json"], _succeeded)
+    if done.error or not _is_json(done):
+        _failed(results, "demo", done)
+        return
+    found, figures = demo_findings(json.loads(done.stdout))
+    results.findings += found
+    results.figures.update(figures)
+
+
+JOBS: Dict[str, Callable[[Column, Results], None]] = {
+    "doctor": doctor,
+    "tests": tests,
+    "demo": demo,
+}
+
+
+def _once_more(column: Column, arguments: Sequence[str], good: Callable[[Done], bool]) -> Done:
+    """QEMU's TCG loses a host once in many runs; a second boot is told of on stderr."""
+    done = run_inside(column, arguments)
+    if good(done) or done.code in _NOT_HAD:
+        return done
+    print(f"continuo-lab: {column.title()}: {arguments[0]}: {done.error or f'exit code {done.code}'};"
+          " once more", file=sys.stderr)  # fmt: skip
+    return run_inside(column, arguments)
+
+
+_NOT_HAD = (120, 121, 125, 126, 127)  # a second try changes nothing
+
+
+def _is_json(done: Done) -> bool:
+    try:
+        json.loads(done.stdout)
+    except ValueError:
+        return False
+    return True
+
+
+def _succeeded(done: Done) -> bool:
+    return done.code == 0 and not done.error
+
+
+def _all_passed(done: Done) -> bool:
+    found = gtest_findings(done.stderr)
+    return done.code == 0 and bool(found)
+
+
+def _failed(results: Results, job: str, done: Done, what: str = "") -> None:
+    why = done.error or (done.stderr.strip().splitlines() or [f"exit code {done.code}"])[-1]
+    results.findings.append(Finding(job, what or job, FAILED, why))
+
+
+def gtest_findings(text: str) -> List[Finding]:
+    """The cases of a GoogleTest program in the XML that stands somewhere in `text`."""
+    match = re.search(r"<\?xml.*</testsuites>", text, re.DOTALL)
+    if match is None:
+        return []
+    found = []
+    for case in xml.fromstring(match.group(0)).iter("testcase"):
+        suite = case.get("classname", "").rpartition("/")[2]
+        key = f"{suite}.{case.get('name', '')}"
+        skipped = case.find("skipped")
+        if case.find("failure") is not None:
+            message = case.find("failure").get("message", "")
+            found.append(Finding("tests", key, FAILED, _last_line(message)))
+        elif skipped is not None or case.get("result") == "skipped":
+            message = skipped.get("message", "") if skipped is not None else ""
+            found.append(Finding("tests", key, NOT_RUN, _last_line(message)))
+        else:
+            found.append(Finding("tests", key, WORKS))
+    return found
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else "no reason given"
+
+
+def demo_findings(told: dict) -> Tuple[List[Finding], Dict[str, str]]:
+    found, seams = [], {}
+    for leg in told["runs"]:
+        policy = leg["policy"]
+        if "error" in leg:
+            found.append(Finding("demo", policy, NOT_RUN, leg["error"].get("what", "refused")))
+            continue
+        certificate = leg["certificate"]
+        state = WORKS if certificate["holds"] else FAILED
+        found.append(Finding("demo", policy, state))
+        for clock in certificate["clocks"]:
+            name = f"{clock['clock']} seam, {clock['unit']}"
+            seams[name] = max(seams.get(name, 0), abs(int(clock["seam"])))
+        for seen in certificate["observed"]:
+            if "kvmclock_seam_ns" in seen:
+                name = "kvmclock seam the guest read, ns"
+                seams[name] = max(seams.get(name, 0), abs(int(seen["kvmclock_seam_ns"])))
+    return found, {name: str(worst) for name, worst in seams.items()}
+
+
+# -- the table --
+
+
+def cell(requirement: Requirement, results: Results) -> Tuple[str, str]:
+    """State and note of one requirement in one column."""
+    if results.not_run:
+        return NOT_RUN, results.not_run
+    matching = [
+        finding
+        for finding in results.findings
+        if any(
+            evidence.job == finding.job and fnmatch.fnmatchcase(finding.key, evidence.pattern + "*")
+            for evidence in requirement.evidence
+        )
+    ]
+    if not matching:
+        return NOT_RUN, requirement.elsewhere or "nothing on this host shows it"
+    state = min((finding.state for finding in matching), key=_ORDER.index)
+    notes = [f"{finding.key}: {finding.note}" for finding in matching
+             if finding.state == state and finding.note]  # fmt: skip
+    return state, notes[0] if notes and state != WORKS else ""
+
+
+def run_columns(columns: Iterable[Column], say: Callable[[str], None]) -> List[Results]:
+    everything = []
+    for column in columns:
+        results = Results(column)
+        began = time.monotonic()
+        for name, job in JOBS.items():
+            say(f"{column.title()}: {name}")
+            job(column, results)
+            if name == "doctor" and _host_cannot_be_had(results):
+                break
+        results.seconds = time.monotonic() - began
+        everything.append(results)
+    return everything
+
+
+def _host_cannot_be_had(results: Results) -> bool:
+    """Where the first job could not even boot, the column was not run; that is no failure of ours."""
+    first = results.findings[0] if results.findings else None
+    if results.release or first is None or first.state != FAILED:
+        return False
+    results.not_run = first.note
+    results.findings = []
+    return True
+
+
+def markdown(everything: Sequence[Results]) -> str:
+    notes: Dict[str, int] = {}
+    lines = [
+        "# What was seen on real kernels",
+        "",
+        "Written by `make lab`; every cell comes from a run on that kernel. **works**: seen. "
+        "**absent**: the kernel says that it lacks it. **quirk**: it is there and does other than it "
+        "says, and continuo goes around it. **not run** and **FAILED**: see the note.",
+        "",
+        "## Hosts",
+        "",
+    ]
+    lines += _aligned(_host_rows(everything))
+    lines += ["", "## Requirements", ""]
+    header = ["S", "what", *(results.column.title() for results in everything)]
+    rows = [header]
+    for requirement in REQUIREMENTS:
+        row = [requirement.number, requirement.title]
+        for results in everything:
+            state, note = cell(requirement, results)
+            mark = f" [{notes.setdefault(note, len(notes) + 1)}]" if note else ""
+            row.append(state + mark)
+        rows.append(row)
+    lines += _aligned(rows)
+    lines += ["", "## Notes", ""]
+    lines += [f"{number}. {_escaped(note)}" for note, number in notes.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _host_rows(everything: Sequence[Results]) -> List[List[str]]:
+    figures = list(dict.fromkeys(name for results in everything for name in results.figures))
+    rows = [["host", "kernel", *figures]]
+    for results in everything:
+        release = results.release or results.column.kernel
+        told = [results.figures.get(name, "-") for name in figures]
+        rows.append([results.column.host, release, *told])
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> List[str]:
+    cells = [[_escaped(text) for text in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths)) + " |"
+             for row in cells]  # fmt: skip
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def as_json(everything: Sequence[Results]) -> dict:
+    return {
+        "schema": "continuo/lab-matrix/1",
+        "columns": [
+            {
+                "host": results.column.host,
+                "kernel": results.column.kernel,
+                "release": results.release,
+                "not_run": results.not_run,
+                "figures": results.figures,
+                "seconds": round(results.seconds, 1),
+                "cells": [
+                    dict(zip(("requirement", "state", "note"), (r.number, *cell(r, results))))
+                    for r in REQUIREMENTS
+                ],
+                "findings": [vars(finding) for finding in results.findings],
+            }
+            for results in everything
+        ],
+    }
+
+
+def failures(everything: Sequence[Results]) -> List[str]:
+    return [
+        f"{results.column.title()}: {finding.key}: {finding.note}"
+        for results in everything
+        for finding in results.findings
+        if finding.state == FAILED
+    ]

@@ -34,7 +34,7 @@ HOSTS = {
             qemu_arguments=("-accel", "tcg,thread=multi", "-cpu", "max,+svm"),
             elf_machine=62,  # EM_X86_64
             modules=("virtio_pci", "virtio_console", "kvm-amd"),
-            optional_modules=("msr", "cpuid"),
+            optional_modules=("msr", "cpuid", "virtio_net"),
         ),
     )
 }

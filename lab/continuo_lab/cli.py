@@ -1,38 +1,33 @@
-"""The command line: list, fetch, run."""
+"""The command line: list, fetch, run, pair."""
 
 import argparse
-import base64
 import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
-import time
+from fractions import Fraction
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import errors
+from .boots import BOOT_SECONDS_MAX, check_memory, initramfs_of, keep_console, result_of
 from .cache import Cache, CachedKernel, cache_root
 from .catalog import DEFAULT_HOST, DEFAULT_KERNEL, HOSTS, KERNELS
 from .emulator import Boot, Emulator, Outcome
 from .errors import BootFailed, Interrupted, LabError
-from .payload import Payload, build_payload
+from .pair import ADDRESSES, NAMES, HostRequest, PairRequest, run_pair
+from .payload import build_payload
 from .progress import Progress
 from .requirements import require_program
 from .streams import Descriptor, Memory, OutputClosed
-
-_LOGS_KEPT = 20
-# A boot under TCG is lost now and then. The last try has time enough for a busy machine.
-_BOOT_SECONDS_MAX = (60.0, 90.0, 180.0)
-_KERNEL_MIB = 224  # what the kernel and the base image take, measured, with some room
 
 _EXIT_CODES = f"""exit codes:
   the program's own (128 + N if signal N ended it), or
   {errors.FETCH_FAILED}  a kernel could not be fetched
   {errors.MACHINE_LACKS}  a program is missing on this machine (QEMU, apt)
   {errors.HOST_DIED}  the emulated host died while the program ran
-  {errors.HOST_NEVER_UP}  the emulated host never came up, in {len(_BOOT_SECONDS_MAX)} boots
+  {errors.HOST_NEVER_UP}  the emulated host never came up, in {len(BOOT_SECONDS_MAX)} boots
   {errors.TIMED_OUT}  the program did not end within --timeout
   {errors.BAD_REQUEST}  the command line asks for something that cannot be
   {errors.NOT_EXECUTABLE}  the program cannot be run there: no program, or a library is missing
@@ -48,6 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.action == "run":
             return _run(options, command, progress)
+        if options.action == "pair":
+            return _run_pair(options, command, progress)
         if command is not None:
             raise LabError(errors.BAD_REQUEST, f"{options.action} takes no program")
         return {"list": _list, "fetch": _fetch}[options.action](options, progress)
@@ -127,17 +124,17 @@ def _run(options, command: Optional[List[str]], progress: Progress) -> int:
         )
     host = HOSTS[options.host]
     payload = build_payload(host, command, options.file)
-    _check_memory(payload, options.memory)
+    check_memory(payload, options.memory)
     qemu = require_program(host.qemu, host.qemu_package, progress)
     kernel = Cache(cache_root(), progress).find_or_fetch(host, KERNELS[options.kernel])
-    with _initramfs(kernel, payload) as initramfs:
+    with initramfs_of(kernel, payload) as initramfs:
         boot = Boot(
             host, qemu, kernel.vmlinuz, initramfs, options.smp, options.memory, options.timeout,
-            _BOOT_SECONDS_MAX[-1],
+            BOOT_SECONDS_MAX[-1],
         )  # fmt: skip
         outcome, captured, boots = _until_up(boot, kernel, options.json, progress)
     if options.json:
-        result = {**_result(outcome, kernel, captured), "boots": boots}
+        result = {**result_of(outcome, kernel, captured), "boots": boots}
         print(json.dumps(result, indent=2), flush=True)
     return outcome.exit_code
 
@@ -145,13 +142,13 @@ def _run(options, command: Optional[List[str]], progress: Progress) -> int:
 def _until_up(boot: Boot, kernel: CachedKernel, capture: bool, progress: Progress):
     """(outcome, sinks of stdout and stderr, number of boots). Boots again where a boot was lost
     before the program began; nothing was run then, so nothing can be run twice."""
-    for number, seconds_max in enumerate(_BOOT_SECONDS_MAX, start=1):
+    for number, seconds_max in enumerate(BOOT_SECONDS_MAX, start=1):
         sinks = (Memory(), Memory()) if capture else (Descriptor(1), Descriptor(2))
         this_boot = dataclasses.replace(boot, boot_seconds_max=seconds_max)
         try:
             return _emulate(this_boot, kernel, sinks, progress), sinks, number
         except BootFailed as failure:
-            if number == len(_BOOT_SECONDS_MAX):
+            if number == len(BOOT_SECONDS_MAX):
                 failure.args = (f"{failure}\n  this was boot {number}, and the last",)
                 raise
             progress.warn(f"boot {number} failed, nothing was run, booting again: {failure}")
@@ -167,7 +164,7 @@ def _emulate(boot: Boot, kernel: CachedKernel, sinks, progress: Progress) -> Out
             outcome = emulator.run()
         except LabError as error:
             booting.close()
-            error.args = (f"{error}\n  console's log: {_keep_console(emulator)}",)
+            error.args = (f"{error}\n  console's log: {keep_console(emulator)}",)
             raise
     progress.detail(" ".join(emulator.command))
     first = outcome.first_output_s
@@ -179,56 +176,57 @@ def _emulate(boot: Boot, kernel: CachedKernel, sinks, progress: Progress) -> Out
     return outcome
 
 
-def _result(outcome: Outcome, kernel: CachedKernel, captured) -> Dict[str, object]:
-    result: Dict[str, object] = {
-        "exit_code": outcome.exit_code,
-        "kernel": kernel.manifest.release,
-        "up_seconds": outcome.up_s,
-        "first_output_seconds": outcome.first_output_s,
-        "total_seconds": outcome.total_s,
-    }
-    for name, sink in zip(("stdout", "stderr"), captured):
-        try:
-            result[name] = bytes(sink.content).decode("utf-8")
-        except UnicodeDecodeError:
-            result[f"{name}_base64"] = base64.b64encode(sink.content).decode("ascii")
-    return result
+def _run_pair(options, command: Optional[List[str]], progress: Progress) -> int:
+    commands = _programs_of_pair(command)
+    hosts = {name: _host_request(options, name, commands[name]) for name in NAMES}
+    offset = options.realtime_offset
+    request = PairRequest(
+        HOSTS[options.host], hosts, options.file,
+        None if offset is None else round(offset * 10**9),
+        options.timeout, options.linger, options.json,
+    )  # fmt: skip
+    result = run_pair(request, progress)
+    if options.json:
+        print(json.dumps(result.as_json(), indent=2), flush=True)
+    for name, host in result.hosts.items():
+        if host.failure is not None:
+            _complain(LabError(host.failure.exit_code, f"{name}: {host.failure}"))
+        elif host.outcome is not None:
+            up, code = host.outcome.up_s, host.outcome.exit_code
+            progress.detail(f"{name}: up after {up:.2f} s, exit code {code}")
+            if code != 0:
+                progress.say(f"the program on host {name} ended with {code}")
+    return result.exit_code()
 
 
-def _check_memory(payload: Payload, memory_mib: int) -> None:
-    """The initramfs is in memory twice while the kernel unpacks it."""
-    needed = 2 * (payload.size() >> 20) + _KERNEL_MIB
-    if needed > memory_mib:
+def _programs_of_pair(command: Optional[List[str]]) -> Dict[str, List[str]]:
+    """One for both hosts, or one for each, with `--` between them."""
+    first, second = _split(command or [])
+    if not first or second == [] or "--" in (second or []):
         raise LabError(
             errors.BAD_REQUEST,
-            f"the program and its files are too large for {memory_mib} MiB of memory",
-            f"give more: --memory {needed + needed // 4}",
+            "one program is wanted for both hosts, or one for each",
+            "continuo-lab pair -- PROGRAM-OF-A ... -- PROGRAM-OF-B ... "
+            "(a program that itself takes `--` can be called by sh -c)",
         )
+    return {"a": first, "b": first if second is None else second}
 
 
-@contextlib.contextmanager
-def _initramfs(kernel: CachedKernel, payload: Payload):
-    """The cached base with the run's own files after it, in memory."""
-    with open(os.memfd_create("continuo-lab-initramfs"), "w+b") as image:
-        with open(kernel.base_cpio, "rb") as base:
-            shutil.copyfileobj(base, image)
-        payload.write(image)
-        image.flush()
-        yield image
+def _host_request(options, name: str, command: Sequence[str]) -> HostRequest:
+    def own(option: str):
+        return getattr(options, f"{option}_{name}")
 
-
-def _keep_console(emulator: Emulator) -> str:
-    folder = cache_root() / "logs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in sorted(folder.glob("console-*.log"))[: -(_LOGS_KEPT - 1)]:
-            old.unlink(missing_ok=True)
-        stamp = time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 10**6 % 1000:03}"
-        log = folder / f"console-{stamp}-{os.getpid()}.log"
-        log.write_bytes(" ".join(emulator.command).encode() + b"\n" + bytes(emulator.console))
-        return str(log)
-    except OSError as error:
-        return f"not kept ({error})"
+    return HostRequest(
+        kernel=own("kernel") or options.kernel,
+        command=command,
+        smp=options.smp,
+        memory_mib=options.memory,
+        kernel_parameters=own("kernel_parameters"),
+        tsc_khz=own("tsc_khz"),
+        icount=own("icount"),
+        maxerror_us=None if own("maxerror") is None else round(own("maxerror") * 10**6),
+        synchronised=not own("unsynchronised"),
+    )
 
 
 def _arrange_signals() -> None:
@@ -280,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|run")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|run|pair")
 
     listing = _action(actions, "list", "what can be emulated, and what is cached", "list --json")
     listing.add_argument("--json", action="store_true", help="print JSON")
@@ -297,6 +295,13 @@ def _parser() -> argparse.ArgumentParser:
         "run --smp 4 -- build/continuo doctor --json",
     )
     running.usage = "continuo-lab run [options] -- PROGRAM [ARGUMENT ...]"
+    _run_options(running)
+    _pair_options(actions)
+    return parser
+
+
+def _run_options(running: argparse.ArgumentParser) -> None:
+    """What `run` and `pair` share."""
     running.add_argument("--kernel", choices=list(KERNELS), default=DEFAULT_KERNEL)
     running.add_argument("--smp", type=_between(1, 64), default=2, metavar="N", help="CPUs (2)")
     running.add_argument(
@@ -315,7 +320,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--quiet", action="store_true", help="no progress, only errors")
     running.add_argument("--verbose", action="store_true", help="tell QEMU's command and times")
-    return parser
+
+
+def _pair_options(actions) -> None:
+    pairing = _action(
+        actions,
+        "pair",
+        "run a program on each of two hosts, a and b, with a network between them",
+        "pair --realtime-offset=-7 -- sh -c 'nc -l -p 7000' -- sh -c 'date | nc a 7000'",
+    )
+    pairing.usage = "continuo-lab pair [options] -- PROGRAM-OF-A [ARGUMENT ...] [-- PROGRAM-OF-B ...]"
+    pairing.description += (
+        f" They are called a ({ADDRESSES['a']}) and b ({ADDRESSES['b']}) on both. One program runs "
+        "on both where only one is given; CONTINUO_LAB_NAME is a or b inside. Lines of output "
+        "begin with `a| ` and `b| `. Both hosts stay up until both programs have ended."
+    )
+    _run_options(pairing)
+    pairing.add_argument(
+        "--linger", type=_seconds, default=10.0, metavar="S",
+        help="when one program has failed, the other is ended after this (10)",
+    )  # fmt: skip
+    pairing.add_argument(
+        "--realtime-offset", type=_signed_seconds, metavar="S",
+        help="set b's REALTIME clock to a's plus S seconds, such as -7 or 0.3",
+    )  # fmt: skip
+    for name in NAMES:
+        _options_of_one(pairing.add_argument_group(f"host {name}"), name)
+
+
+def _options_of_one(group, name: str) -> None:
+    group.add_argument(f"--kernel-{name}", choices=list(KERNELS), help="instead of --kernel")
+    group.add_argument(
+        f"--kernel-parameters-{name}", default="", metavar="TEXT", help="added to the kernel's"
+    )
+    group.add_argument(
+        f"--tsc-khz-{name}", type=_between(100_000, 100_000_000), metavar="KHZ",
+        help="what the kernel believes of its TSC's frequency (what this machine's is)",
+    )  # fmt: skip
+    group.add_argument(
+        f"--icount-{name}", action="store_true",
+        help="time by instructions: a 1 GHz TSC, a frequency that cannot be had from the other's",
+    )  # fmt: skip
+    group.add_argument(
+        f"--maxerror-{name}", type=_seconds, metavar="S",
+        help="the kernel says that its clock is synchronised and within S seconds (at most 16)",
+    )  # fmt: skip
+    group.add_argument(
+        f"--unsynchronised-{name}", action="store_true",
+        help="the kernel says STA_UNSYNC (as it does after boot)",
+    )  # fmt: skip
 
 
 def _action(actions, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -338,6 +391,13 @@ def _between(least: int, most: int):
         return value
 
     return number
+
+
+def _signed_seconds(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds") from None
 
 
 def _seconds(text: str) -> float:

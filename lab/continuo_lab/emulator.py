@@ -13,7 +13,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Callable, Dict, List, Optional
+from typing import BinaryIO, Callable, Dict, List, Optional, Tuple
 
 from .catalog import Host
 from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, BootFailed, LabError
@@ -40,6 +40,10 @@ class Boot:
     memory_mib: int
     timeout_s: float  # of the program, from the moment when the host is up; 0 = none
     boot_seconds_max: float
+    kernel_parameters: str = ""  # after the tool's own
+    more_arguments: Tuple[str, ...] = ()  # of QEMU
+    descriptors: Tuple[int, ...] = ()  # that more_arguments name
+    cpu: Optional[int] = None  # of the machine, for all of QEMU; None: any
 
 
 @dataclass
@@ -58,14 +62,14 @@ def qemu_command(boot: Boot, ports: Dict[str, int], console: int) -> List[str]:
         *boot.host.qemu_arguments,
         *("-smp", str(boot.smp), "-m", str(boot.memory_mib)),
         *("-kernel", str(boot.vmlinuz), "-initrd", f"/dev/fd/{boot.initramfs.fileno()}"),
-        *("-append", _KERNEL_LINE),
+        *("-append", f"{_KERNEL_LINE} {boot.kernel_parameters}".rstrip()),
         *("-chardev", f"file,id=console,path=/dev/fd/{console}", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,max_ports=8"),
     ]
     for number, (name, descriptor) in enumerate(ports.items(), start=1):
         command += ["-chardev", f"file,id={name},path=/dev/fd/{descriptor}"]
         command += ["-device", f"virtserialport,chardev={name},nr={number},name=continuo.{name}"]
-    return command
+    return [*command, *boot.more_arguments]
 
 
 class Emulator:
@@ -79,6 +83,7 @@ class Emulator:
         self._status = b""
         self._finished_at: Optional[float] = None
         self._failure = ""
+        self._cancelled: Optional[LabError] = None
         self._began = 0.0
         self.console = bytearray()
         self.command: List[str] = []
@@ -102,6 +107,11 @@ class Emulator:
             raise failure
         return self._outcome
 
+    def cancel(self, why: LabError) -> None:
+        """From another thread: run() ends QEMU within half a second and raises `why`, unless it is
+        about to end by itself."""
+        self._cancelled = why
+
     def _start(self, selector, stack) -> subprocess.Popen:
         reads: Dict[str, int] = {}
         writes: Dict[str, int] = {}
@@ -121,8 +131,10 @@ class Emulator:
                 stdin=subprocess.DEVNULL,
                 stdout=writes["console"],
                 stderr=writes["console"],
-                pass_fds=[*writes.values(), self._boot.initramfs.fileno()],
-                preexec_fn=_dies_with(os.getpid()),
+                pass_fds=[
+                    *writes.values(), self._boot.initramfs.fileno(), *self._boot.descriptors
+                ],
+                preexec_fn=_dies_with(os.getpid(), self._boot.cpu),
                 start_new_session=True,  # Ctrl-C reaches the tool only, which then ends QEMU
             )
         finally:
@@ -181,6 +193,8 @@ class Emulator:
             self.console[half:-half] = b"\n[... left out ...]\n"
 
     def _lateness(self) -> Optional[LabError]:
+        if self._cancelled is not None and self._finished_at is None:
+            return self._cancelled
         now = time.monotonic()
         if self._outcome.up_s is None:
             if now - self._began > self._boot.boot_seconds_max:
@@ -248,14 +262,16 @@ class Emulator:
         )
 
 
-def _dies_with(parent: int) -> Callable[[], None]:
-    """For the child between fork and exec: the kernel kills it when the tool dies."""
+def _dies_with(parent: int, cpu: Optional[int]) -> Callable[[], None]:
+    """For the child between fork and exec: the kernel kills it when the tool dies. And its CPU."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def arrange() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # died before the line above
             os._exit(1)
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
 
     return arrange
 

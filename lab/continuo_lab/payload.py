@@ -21,6 +21,7 @@ from .errors import BAD_REQUEST, NOT_EXECUTABLE, NOT_FOUND, LabError
 
 _OWN_FOLDERS = ("/.lab", "/proc", "/sys", "/dev")  # the host's: nothing can be placed there
 _GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.lab/bin"
+PROLOGUE_DESCRIPTOR = 4  # may be left open by the prologue for the epilogue; not the program's
 _BUILD_FOLDER = Path(__file__).resolve().parents[2] / "build"
 
 
@@ -31,6 +32,10 @@ class Payload:
     arguments: List[str]  # of the program, itself first, exactly as asked for
     folder: str  # where the program starts
     host: Host
+    # Lines of shell before and after the program; PATH is /.lab/bin before it, $code its exit code
+    # after it.
+    prologue: Tuple[str, ...] = ()
+    epilogue: Tuple[str, ...] = ()
     _files: Dict[str, Path] = field(default_factory=dict)
 
     def place(self, source: Path, destination: str) -> None:
@@ -84,16 +89,24 @@ def _is_the_hosts_own(path: str) -> bool:
 
 def program_script(payload: Payload) -> str:
     """The shell script that becomes the program: single quotes keep every byte as it is."""
+    program = " ".join(shlex.quote(argument) for argument in payload.arguments)
     return "\n".join(
         (
             "export HOME=/root TERM=dumb LANG=C.UTF-8",
             f"export CONTINUO_LAB_HOST={shlex.quote(payload.host.name)}",
+            *payload.prologue,
             f"cd {shlex.quote(payload.folder)} || exit 126",
             f"PATH={_GUEST_PATH}",
-            "exec " + " ".join(shlex.quote(argument) for argument in payload.arguments),
+            *_run_and_then(program, payload.epilogue),
             "",
         )
     )
+
+
+def _run_and_then(program: str, epilogue: Sequence[str]) -> Sequence[str]:
+    if not epilogue:
+        return (f"exec {program}",)
+    return (f"{program} {PROLOGUE_DESCRIPTOR}>&-", "code=$?", *epilogue, "exit $code")
 
 
 def build_payload(host: Host, command: Sequence[str], files: Sequence[str]) -> Payload:

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Deque, Optional, Protocol
 
 _BACKLOG_BYTES_MAX = 256 << 20
+_LINE_BYTES_MAX = 1 << 20  # a longer one is cut
 
 
 class OutputClosed(Exception):
@@ -98,3 +99,28 @@ def _write(descriptor: int, data: bytes) -> None:
             view = view[os.write(descriptor, view):]
         except BlockingIOError:  # somebody else made the shared descriptor non-blocking
             select.select([], [descriptor], [])
+
+
+class Prefixed:
+    """Lines of one of several writers into a sink that they share, each behind a prefix."""
+
+    def __init__(self, sink: Sink, prefix: bytes):
+        self._sink = sink
+        self._prefix = prefix
+        self._line = b""  # begun, not ended
+
+    def put(self, data: bytes) -> None:
+        *lines, self._line = (self._line + data).split(b"\n")
+        if len(self._line) >= _LINE_BYTES_MAX:
+            lines, self._line = [*lines, self._line], b""
+        if lines:
+            self._sink.put(b"".join(self._prefix + line + b"\n" for line in lines))
+
+    def is_full(self) -> bool:
+        return self._sink.is_full()
+
+    def finish(self, seconds_max: Optional[float] = None) -> None:
+        """The shared sink goes on: it is for its owner to finish."""
+        if self._line:
+            self._sink.put(self._prefix + self._line + b"\n")
+            self._line = b""

@@ -503,7 +503,7 @@ class Boots(unittest.TestCase):
             kernel = mock.Mock()
             kernel.manifest.release = "6"
             stack.enter_context(mock.patch.dict(os.environ, CONTINUO_LAB_CACHE=folder))
-            stack.enter_context(mock.patch.object(cli, "_BOOT_SECONDS_MAX", seconds_max))
+            stack.enter_context(mock.patch.object(cli, "BOOT_SECONDS_MAX", seconds_max))
             said = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
             boot = Boot(HOST, str(qemu), qemu, image, 1, 256, 5.0, 0.0)
             try:

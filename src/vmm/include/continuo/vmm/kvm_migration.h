@@ -46,6 +46,7 @@ class KvmSourceVm final : public SourceVm {
 
     /// The VM; null once it has been destroyed.
     VirtualMachine* machine() { return machine_.get(); }
+    std::unique_ptr<VirtualMachine> release() { return std::move(machine_); }
     /// The clocks as captured; none before.
     const std::optional<state::Record>& record() const { return record_; }
 

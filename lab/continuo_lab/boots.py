@@ -1,0 +1,71 @@
+"""What every boot needs, of one host or of two: its initramfs, its log where it failed, its result."""
+
+import base64
+import contextlib
+import os
+import shutil
+import time
+from typing import Dict
+
+from . import errors
+from .cache import CachedKernel, cache_root
+from .emulator import Emulator, Outcome
+from .errors import LabError
+from .payload import Payload
+
+# A boot under TCG is lost now and then. The last try has time enough for a busy machine.
+BOOT_SECONDS_MAX = (60.0, 90.0, 180.0)
+_LOGS_KEPT = 20
+_KERNEL_MIB = 224  # what the kernel and the base image take, measured, with some room
+
+
+def result_of(outcome: Outcome, kernel: CachedKernel, captured) -> Dict[str, object]:
+    result: Dict[str, object] = {
+        "exit_code": outcome.exit_code,
+        "kernel": kernel.manifest.release,
+        "up_seconds": outcome.up_s,
+        "first_output_seconds": outcome.first_output_s,
+        "total_seconds": outcome.total_s,
+    }
+    for name, sink in zip(("stdout", "stderr"), captured):
+        try:
+            result[name] = bytes(sink.content).decode("utf-8")
+        except UnicodeDecodeError:
+            result[f"{name}_base64"] = base64.b64encode(sink.content).decode("ascii")
+    return result
+
+
+def check_memory(payload: Payload, memory_mib: int) -> None:
+    """The initramfs is in memory twice while the kernel unpacks it."""
+    needed = 2 * (payload.size() >> 20) + _KERNEL_MIB
+    if needed > memory_mib:
+        raise LabError(
+            errors.BAD_REQUEST,
+            f"the program and its files are too large for {memory_mib} MiB of memory",
+            f"give more: --memory {needed + needed // 4}",
+        )
+
+
+@contextlib.contextmanager
+def initramfs_of(kernel: CachedKernel, payload: Payload):
+    """The cached base with the run's own files after it, in memory."""
+    with open(os.memfd_create("continuo-lab-initramfs"), "w+b") as image:
+        with open(kernel.base_cpio, "rb") as base:
+            shutil.copyfileobj(base, image)
+        payload.write(image)
+        image.flush()
+        yield image
+
+
+def keep_console(emulator: Emulator) -> str:
+    folder = cache_root() / "logs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob("console-*.log"))[: -(_LOGS_KEPT - 1)]:
+            old.unlink(missing_ok=True)
+        stamp = time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 10**6 % 1000:03}"
+        log = folder / f"console-{stamp}-{os.getpid()}.log"
+        log.write_bytes(" ".join(emulator.command).encode() + b"\n" + bytes(emulator.console))
+        return str(log)
+    except OSError as error:
+        return f"not kept ({error})"

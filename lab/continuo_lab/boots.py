@@ -5,18 +5,29 @@ import contextlib
 import os
 import shutil
 import time
-from typing import Dict
+from typing import Dict, Tuple
 
 from . import errors
-from .cache import CachedKernel, cache_root
+from .cache import Cache, CachedKernel, cache_root
+from .catalog import Host
 from .emulator import Emulator, Outcome
 from .errors import LabError
+from .newer_qemu import NewerQemu, Qemu
 from .payload import Payload
+from .progress import Progress
+from .requirements import require_program
 
 # A boot under TCG is lost now and then. The last try has time enough for a busy machine.
 BOOT_SECONDS_MAX = (60.0, 90.0, 180.0)
 _LOGS_KEPT = 20
 _KERNEL_MIB = 224  # what the kernel and the base image take, measured, with some room
+
+
+def qemu_for(host: Host, cache: Cache, progress: Progress) -> Qemu:
+    """The machine's, installed where root may and it is missing, or a newer one in the cache."""
+    if host.qemu_from is not None:
+        return NewerQemu(cache, progress).find_or_fetch(host)
+    return Qemu(require_program(host.qemu, host.qemu_package, progress), {})
 
 
 def result_of(outcome: Outcome, kernel: CachedKernel, captured) -> Dict[str, object]:
@@ -47,12 +58,13 @@ def check_memory(payload: Payload, memory_mib: int) -> None:
 
 
 @contextlib.contextmanager
-def initramfs_of(kernel: CachedKernel, payload: Payload):
-    """The cached base with the run's own files after it, in memory."""
+def initramfs_of(kernel: CachedKernel, payload: Payload, modules: Tuple[str, ...] = ()):
+    """The cached base with the run's own files after it, in memory. `modules` are inserted beside
+    those of the host."""
     with open(os.memfd_create("continuo-lab-initramfs"), "w+b") as image:
         with open(kernel.base_cpio, "rb") as base:
             shutil.copyfileobj(base, image)
-        payload.write(image)
+        payload.write(image, kernel.load_order(payload.host, modules))
         image.flush()
         yield image
 

@@ -1,10 +1,11 @@
 """Kernels that were fetched: each a folder that holds what booting needs and nothing else.
 
-    <cache>/x86-svm/6.12 -> linux-image-6.12.117+deb12-cloud-amd64_6.12.117-1~deb12u1.r1
-    <cache>/x86-svm/linux-image-…/{vmlinuz, config, base.cpio, manifest.json}
+    <cache>/amd64/6.12 -> linux-image-6.12.117+deb12-cloud-amd64_6.12.117-1~deb12u1.r5
+    <cache>/amd64/linux-image-…/{vmlinuz, config, base.cpio, manifest.json}
+    <cache>/amd64/6.12.failed    why the last fetch came to nothing; gone once one succeeds
 
-A folder appears under its name by one rename when it is complete, and the series' link is moved
-by another, so a reader needs no lock. Writers hold one.
+All hosts of one architecture share them. A folder appears under its name by one rename when it is
+complete, and the series' link is moved by another, so a reader needs no lock. Writers hold one.
 """
 
 import contextlib
@@ -15,13 +16,14 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
+from .architecture import Architecture
 from .base_image import RECIPE, write_base
 from .catalog import Host, Kernel
 from .errors import FETCH_FAILED, LabError
-from .modules import ModuleTree
-from .packages import Apt, Package, newest_image, sources, unpack
+from .modules import ModuleTree, insertion_order, module_name
+from .packages import Apt, Package, newest_image, parts_of, series_of, sources, unpack
 from .progress import Progress
 
 
@@ -31,7 +33,7 @@ class Manifest:
     package: str
     version: str
     release: str  # as uname -r prints it
-    modules: Tuple[str, ...]
+    modules: Dict[str, List[str]]  # those in the base image, with what each needs of them
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,17 @@ class CachedKernel:
     @property
     def base_cpio(self) -> Path:
         return self.folder / "base.cpio"
+
+    @property
+    def series(self) -> str:
+        return ".".join(self.manifest.release.split(".")[:2])
+
+    def load_order(self, host: Host, further: Tuple[str, ...] = ()) -> List[str]:
+        """The modules that `host` inserts, and `further` ones, each after what it needs; what
+        this kernel has built in, or does not have, is left out."""
+        here = self.manifest.modules
+        wanted = [name for name in (*host.modules, *further) if module_name(name) in here]
+        return insertion_order(wanted, here.__getitem__)
 
 
 class Unsuitable(Exception):
@@ -68,27 +81,39 @@ class Cache:
     def find(self, host: Host, kernel: Kernel) -> Optional[CachedKernel]:
         """None where it was not fetched, or by a version of the tool that made it otherwise."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            folder = (self.root / host.name / kernel.series).resolve(strict=True)
-            fields = json.loads((folder / "manifest.json").read_text())
-            manifest = Manifest(**{**fields, "modules": tuple(fields["modules"])})
+            folder = (self._shelf(host) / kernel.series).resolve(strict=True)
+            manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
             if manifest.recipe == RECIPE:
                 return CachedKernel(folder, manifest)
         return None
+
+    def why_not(self, host: Host, kernel: Kernel) -> str:
+        """Why the last fetch failed; empty if none did."""
+        with contextlib.suppress(OSError):
+            return self._failure_note(host, kernel).read_text().strip()
+        return ""
+
+    def _shelf(self, host: Host) -> Path:
+        return self.root / host.architecture.debian
+
+    def _failure_note(self, host: Host, kernel: Kernel) -> Path:
+        return self._shelf(host) / f"{kernel.series}.failed"
 
     def find_or_fetch(self, host: Host, kernel: Kernel) -> CachedKernel:
         found = self.find(host, kernel)
         if found is not None:
             return found
-        with self._lock():
+        with self.lock():
             return self.find(host, kernel) or self._fetch(host, kernel)
 
     def fetch_newest(self, host: Host, kernel: Kernel) -> CachedKernel:
         """Asks apt for the newest version even if an older one is cached."""
-        with self._lock():
+        with self.lock():
             return self._fetch(host, kernel)
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
+        """Held by whoever writes into the cache."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             lock = open(self.root / "lock", "w", encoding="ascii")
@@ -107,72 +132,96 @@ class Cache:
 
     def _fetch(self, host: Host, kernel: Kernel) -> CachedKernel:
         """Under the lock."""
-        reasons = []
+        reasons: List[str] = []
+        architecture = host.architecture.debian
         try:
-            for apt in sources(self.root / "apt", self._progress):
-                for meta in kernel.meta_packages:
-                    image = newest_image(kernel.series, apt.show(meta))
-                    if image is None:
-                        reasons.append(f"{apt.what}: no {meta} for Linux {kernel.series}")
-                        continue
-                    try:
-                        return self._fetch_image(apt, host, kernel, image)
-                    except Unsuitable as why:
-                        reasons.append(f"{image.name}: {why}")
-                    except LabError as why:  # stale lists, most often: the next place is newer
-                        reasons.append(f"{apt.what}: {why}")
-                        break
+            for apt in sources(kernel.suite, architecture, self.root / "apt", self._progress):
+                found = self._fetch_from(apt, host, kernel, reasons)
+                if found is not None:
+                    self._failure_note(host, kernel).unlink(missing_ok=True)
+                    return found
         except LabError as why:
             reasons.append(str(why) + (f" ({why.next_step})" if why.next_step else ""))
+        why_all = "\n  ".join(reasons)
+        note = self._failure_note(host, kernel)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(why_all + "\n")
         raise LabError(
             FETCH_FAILED,
-            f"no kernel {kernel.series} for {host.name}:\n  " + "\n  ".join(reasons),
+            f"no kernel {kernel.series} for {host.name}:\n  {why_all}",
             "check the network and the package sources (apt-get update), then: "
-            f"continuo-lab fetch --kernel {kernel.series}",
+            f"continuo-lab fetch --host {host.name} --kernel {kernel.series}",
         )
 
+    def _fetch_from(
+        self, apt: Apt, host: Host, kernel: Kernel, reasons: List[str]
+    ) -> Optional[CachedKernel]:
+        series = None if kernel.any_series else kernel.series
+        for meta in kernel.metas(host.architecture):
+            image = newest_image(series, host.architecture.debian, apt.show(meta))
+            if image is None:
+                reasons.append(f"{apt.what}: no {meta} for Linux {kernel.series}")
+                continue
+            try:
+                return self._fetch_image(apt, host, kernel, image)
+            except Unsuitable as why:
+                reasons.append(f"{image.name}: {why}")
+            except LabError as why:  # stale lists, most often: the next place is newer
+                reasons.append(f"{apt.what}: {why}")
+                break
+        return None
+
     def _fetch_image(self, apt: Apt, host: Host, kernel: Kernel, image: Package) -> CachedKernel:
-        shelf = self.root / host.name
+        shelf = self._shelf(host)
         shelf.mkdir(parents=True, exist_ok=True)
         final = shelf / f"{image.name}_{image.version}.r{RECIPE}"
         if not (final / "manifest.json").exists():
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=shelf) as scratch:
-                complete = self._assemble(apt, host, image, Path(scratch))
+                complete = self._assemble(apt, host.architecture, image, Path(scratch))
                 if final.exists():
                     shutil.rmtree(final)
                 complete.rename(final)
-        _point(shelf / kernel.series, final.name)
+        for name in {kernel.series, series_of(image)}:
+            point(shelf / name, final.name)
         found = self.find(host, kernel)
         if found is None:
             raise LabError(FETCH_FAILED, f"{final} was just made, but cannot be read back")
         return found
 
-    def _assemble(self, apt: Apt, host: Host, image: Package, scratch: Path) -> Path:
+    def _assemble(
+        self, apt: Apt, architecture: Architecture, image: Package, scratch: Path
+    ) -> Path:
+        parts = parts_of(image, apt.show(image.name))
         with self._progress.stage(f"fetching {image.name} {image.version}"):
-            deb = apt.download(image, scratch)
+            debs = [apt.download(part, scratch) for part in parts]
         with self._progress.stage(f"unpacking {image.name}"):
             tree = scratch / "tree"
-            unpack(deb, tree)
-            return self._reduce(apt, host, image, tree, scratch)
+            for deb in debs:
+                unpack(deb, tree)
+            return self._reduce(apt, architecture, image, tree, scratch)
 
-    def _reduce(self, apt: Apt, host: Host, image: Package, tree: Path, scratch: Path) -> Path:
+    def _reduce(
+        self, apt: Apt, architecture: Architecture, image: Package, tree: Path, scratch: Path
+    ) -> Path:
         release = image.name[len("linux-image-"):]
-        boot = tree / "boot"
         modules = ModuleTree(_module_folder(tree, release))
-        _check_config((boot / f"config-{release}").read_text())
-        missing = [name for name in host.modules if not modules.has(name)]
+        config = _boot_file(tree, "config", release)
+        _check_config(config.read_text(), architecture.config)
+        wanted = [*architecture.modules, *architecture.more_modules]
+        missing = [name for name in architecture.modules if not modules.has(name)]
         if missing:
             raise Unsuitable(f"it has no {', '.join(missing)}")
-        extra = [name for name in host.optional_modules if modules.has(name)]
-        order = modules.load_list([*host.modules, *extra])
+        order = modules.load_list([name for name in wanted if modules.has(name)])
+        needs = {name: [one for one in modules.needs(name) if one in order] for name in order}
 
         complete = scratch / "complete"
         complete.mkdir()
-        shutil.move(str(boot / f"vmlinuz-{release}"), complete / "vmlinuz")
-        shutil.move(str(boot / f"config-{release}"), complete / "config")
+        shutil.move(str(_boot_file(tree, "vmlinuz", release)), complete / "vmlinuz")
+        shutil.move(str(config), complete / "config")
+        contents = [(name, modules.content(name)) for name in order]
         with open(complete / "base.cpio", "wb") as out:
-            write_base(out, [(name, modules.content(name)) for name in order], apt, scratch)
-        manifest = Manifest(RECIPE, image.name, image.version, release, tuple(order))
+            write_base(out, architecture, contents, apt, scratch)
+        manifest = Manifest(RECIPE, image.name, image.version, release, needs)
         (complete / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n")
         return complete
 
@@ -180,20 +229,27 @@ class Cache:
 def _module_folder(tree: Path, release: str) -> Path:
     candidates = [tree / prefix / "modules" / release for prefix in ("lib", "usr/lib")]
     for folder in candidates:
-        if folder.is_dir():
+        if (folder / "kernel").is_dir():
             return folder
     raise Unsuitable("it has no modules folder")
 
 
-def _check_config(config: str) -> None:
+def _boot_file(tree: Path, name: str, release: str) -> Path:
+    """In newer packages it lies beside the modules."""
+    for path in (tree / f"boot/{name}-{release}", tree / f"usr/lib/modules/{release}/{name}"):
+        if path.exists():
+            return path
+    raise Unsuitable(f"it has no {name}")
+
+
+def _check_config(config: str, needed: Tuple[str, ...]) -> None:
     lines = set(config.splitlines())
-    needed = ("CONFIG_SERIAL_8250_CONSOLE=y", "CONFIG_DEVTMPFS=y", "CONFIG_BLK_DEV_INITRD=y")
     missing = [option for option in needed if option not in lines]
     if missing:
         raise Unsuitable(f"it is built without {', '.join(missing)}")
 
 
-def _point(link: Path, target: str) -> None:
+def point(link: Path, target: str) -> None:
     """Makes `link` lead to `target` in one step: there is no moment without a link."""
     fresh = link.with_name(f".{link.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)

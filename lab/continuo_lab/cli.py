@@ -11,15 +11,23 @@ from fractions import Fraction
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import errors
-from .boots import BOOT_SECONDS_MAX, check_memory, initramfs_of, keep_console, result_of
+from .boots import (
+    BOOT_SECONDS_MAX,
+    check_memory,
+    initramfs_of,
+    keep_console,
+    qemu_for,
+    result_of,
+)
 from .cache import Cache, CachedKernel, cache_root
-from .catalog import DEFAULT_HOST, DEFAULT_KERNEL, HOSTS, KERNELS
+from .catalog import DEFAULT_HOST, DEFAULT_KERNEL, HOSTS, KERNELS, Host, Kernel, kernel_named
 from .emulator import Boot, Emulator, Outcome
 from .errors import BootFailed, Interrupted, LabError
+from .newer_qemu import NewerQemu
 from .pair import ADDRESSES, NAMES, HostRequest, PairRequest, run_pair
 from .payload import build_payload
 from .progress import Progress
-from .requirements import require_program
+from .requirements import why_missing
 from .streams import Descriptor, Memory, OutputClosed
 
 _EXIT_CODES = f"""exit codes:
@@ -68,50 +76,81 @@ def _split(arguments: List[str]) -> Tuple[List[str], Optional[List[str]]]:
 
 def _list(options, progress: Progress) -> int:
     cache = Cache(cache_root(), progress)
-    host = HOSTS[options.host]
-    rows = [_describe(kernel.series, cache.find(host, kernel)) for kernel in KERNELS.values()]
+    hosts = [HOSTS[options.host]] if options.host else list(HOSTS.values())
+    rows = [
+        describe(host, kernel, cache, progress) for host in hosts for kernel in KERNELS.values()
+    ]
     if options.json:
-        hosts = [{"host": host.name, "summary": host.summary} for host in HOSTS.values()]
-        print(json.dumps({"cache": str(cache.root), "hosts": hosts, "kernels": rows}, indent=2))
+        about = [{"host": host.name, "summary": host.summary} for host in hosts]
+        print(json.dumps({"cache": str(cache.root), "hosts": about, "kernels": rows}, indent=2))
         return 0
-    print("HOST       WHAT IT IS")
-    for host in HOSTS.values():
-        print(f"{host.name:<10} {host.summary}")
-    print("\nKERNEL     STATE")
-    for row in rows:
-        state = f"cached: {row['package']} {row['version']}" if row["cached"] else "not fetched yet"
-        print(f"{row['kernel']:<10} {state}; {row['summary']}")
+    _print_table([("HOST", "WHAT IT IS"), *((host.name, host.summary) for host in hosts)])
+    print()
+    lines = [("HOST", "KERNEL", "STATE", "")]
+    lines += [(row["host"], row["kernel"], row["state"], _remark(row)) for row in rows]
+    _print_table(lines)
     print(f"\ncache: {cache.root}")
     return 0
 
 
-def _describe(series: str, cached: Optional[CachedKernel]) -> Dict[str, object]:
-    row: Dict[str, object] = {
-        "kernel": series,
-        "summary": KERNELS[series].summary,
-        "cached": cached is not None,
+def _print_table(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+def _remark(row: Dict[str, str]) -> str:
+    return row["why"].replace("\n", "; ") if "why" in row else row.get("release", "")
+
+
+CACHED = "cached"
+NOT_FETCHED = "not fetched"
+NOT_TO_BE_HAD = "not to be had"
+
+
+def describe(host: Host, kernel: Kernel, cache: Cache, progress: Progress) -> Dict[str, str]:
+    """A row of `list`: whether this kernel can be booted on this host, and if not, why."""
+    row = {"host": host.name, "kernel": kernel.series, "summary": kernel.summary}
+    cached = cache.find(host, kernel)
+    newer = NewerQemu(cache, progress)
+    why_not = cache.why_not(host, kernel) if cached is None else ""
+    if host.qemu_from is None:
+        why_not = why_not or why_missing(host.qemu, host.qemu_package)
+    elif newer.find(host) is None:
+        why_not = why_not or newer.why_not(host)
+        cached = None
+    if why_not:
+        return {**row, "state": NOT_TO_BE_HAD, "why": why_not}
+    if cached is None:
+        return {**row, "state": NOT_FETCHED}
+    return {
+        **row,
+        "state": CACHED,
+        "package": cached.manifest.package,
+        "version": cached.manifest.version,
+        "release": cached.manifest.release,
+        "folder": str(cached.folder),
     }
-    if cached is not None:
-        row.update(
-            package=cached.manifest.package,
-            version=cached.manifest.version,
-            release=cached.manifest.release,
-            modules=list(cached.manifest.modules),
-            folder=str(cached.folder),
-        )
-    return row
 
 
 def _fetch(options, progress: Progress) -> int:
-    wanted = list(KERNELS) if options.kernel == "all" else [options.kernel]
+    hosts = list(HOSTS.values()) if options.host == "all" else [HOSTS[options.host]]
+    one = kernel_named(options.kernel)
+    kernels = list(KERNELS.values()) if one is None else [one]
     cache = Cache(cache_root(), progress)
-    found = [cache.fetch_newest(HOSTS[options.host], KERNELS[series]) for series in wanted]
-    rows = [_describe(series, cached) for series, cached in zip(wanted, found)]
+    for suite_host in {host.qemu_from: host for host in hosts if host.qemu_from}.values():
+        NewerQemu(cache, progress).fetch_newest(suite_host)
+    shelves = {host.architecture.debian: host for host in hosts}  # hosts share an architecture's
+    for host in shelves.values():
+        for kernel in kernels:
+            cache.fetch_newest(host, kernel)
+    rows = [describe(host, kernel, cache, progress) for host in hosts for kernel in kernels]
     if options.json:
         print(json.dumps({"cache": str(cache.root), "kernels": rows}, indent=2))
         return 0
     for row in rows:
-        print(f"{row['kernel']}: {row['package']} {row['version']}\n  in {row['folder']}")
+        print(f"{row['host']} {row['kernel']}: {row['package']} {row['version']}")
+        print(f"  in {row['folder']}")
     return 0
 
 
@@ -125,12 +164,13 @@ def _run(options, command: Optional[List[str]], progress: Progress) -> int:
     host = HOSTS[options.host]
     payload = build_payload(host, command, options.file)
     check_memory(payload, options.memory)
-    qemu = require_program(host.qemu, host.qemu_package, progress)
-    kernel = Cache(cache_root(), progress).find_or_fetch(host, KERNELS[options.kernel])
+    cache = Cache(cache_root(), progress)
+    qemu = qemu_for(host, cache, progress)
+    kernel = cache.find_or_fetch(host, kernel_named(options.kernel))
     with initramfs_of(kernel, payload) as initramfs:
         boot = Boot(
-            host, qemu, kernel.vmlinuz, initramfs, options.smp, options.memory, options.timeout,
-            BOOT_SECONDS_MAX[-1],
+            host, qemu.program, kernel.vmlinuz, initramfs, options.smp, options.memory,
+            options.timeout, BOOT_SECONDS_MAX[-1], environment=qemu.environment,
         )  # fmt: skip
         outcome, captured, boots = _until_up(boot, kernel, options.json, progress)
     if options.json:
@@ -281,10 +321,12 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|run|pair")
 
     listing = _action(actions, "list", "what can be emulated, and what is cached", "list --json")
+    listing.add_argument("--host", choices=list(HOSTS), help="only this one")
     listing.add_argument("--json", action="store_true", help="print JSON")
 
     fetching = _action(actions, "fetch", "fetch the newest kernel package", "fetch --kernel all")
-    fetching.add_argument("--kernel", choices=[*KERNELS, "all"], default=DEFAULT_KERNEL)
+    fetching.add_argument("--host", choices=[*HOSTS, "all"], default=DEFAULT_HOST)
+    _add_kernel(fetching, "all")
     fetching.add_argument("--json", action="store_true", help="print JSON")
     fetching.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -302,7 +344,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_options(running: argparse.ArgumentParser) -> None:
     """What `run` and `pair` share."""
-    running.add_argument("--kernel", choices=list(KERNELS), default=DEFAULT_KERNEL)
+    running.add_argument("--host", choices=list(HOSTS), default=DEFAULT_HOST)
+    _add_kernel(running)
     running.add_argument("--smp", type=_between(1, 64), default=2, metavar="N", help="CPUs (2)")
     running.add_argument(
         "--memory", type=_between(256, 1 << 20), default=1024, metavar="MIB", help="(1024)"
@@ -349,7 +392,9 @@ def _pair_options(actions) -> None:
 
 
 def _options_of_one(group, name: str) -> None:
-    group.add_argument(f"--kernel-{name}", choices=list(KERNELS), help="instead of --kernel")
+    group.add_argument(
+        f"--kernel-{name}", type=_series(), metavar="KERNEL", help="instead of --kernel"
+    )
     group.add_argument(
         f"--kernel-parameters-{name}", default="", metavar="TEXT", help="added to the kernel's"
     )
@@ -379,8 +424,25 @@ def _action(actions, name: str, summary: str, example: str) -> argparse.Argument
         epilog=f"example: continuo-lab {example}\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--host", choices=list(HOSTS), default=DEFAULT_HOST)
     return parser
+
+
+def _series(*further: str):
+    def series(text: str) -> str:
+        if text not in further and kernel_named(text) is None:
+            known = ", ".join([*KERNELS, *further])
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor a series like 7.2")
+        return text
+
+    return series
+
+
+def _add_kernel(parser, *further: str) -> None:
+    parser.add_argument(
+        "--kernel", type=_series(*further), default=DEFAULT_KERNEL,
+        metavar="|".join([*KERNELS, *further]),
+        help=f"or a series that the unstable suite has ({DEFAULT_KERNEL})",
+    )  # fmt: skip
 
 
 def _between(least: int, most: int):

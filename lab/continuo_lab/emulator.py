@@ -6,6 +6,7 @@ has no files, so nothing is left behind however the tool ends.
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import selectors
 import signal
@@ -13,7 +14,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
 
 from .catalog import Host
 from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, BootFailed, LabError
@@ -24,10 +25,7 @@ _LAST_WORDS_SECONDS_MAX = 5.0  # for a slow reader, after a failure
 _READ_BYTES = 1 << 16
 _CONSOLE_BYTES_MAX = 4 << 20  # the beginning and the end are kept
 _PR_SET_PDEATHSIG = 1
-# The other CPUs are brought up by the first process (base_image.py says why).
-_KERNEL_LINE = (
-    "console=ttyS0 quiet panic=-1 rdinit=/.lab/init tsc=reliable clocksource=tsc maxcpus=1"
-)
+_KERNEL_LINE = "quiet panic=-1 rdinit=/.lab/init"
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Boot:
     more_arguments: Tuple[str, ...] = ()  # of QEMU
     descriptors: Tuple[int, ...] = ()  # that more_arguments name
     cpu: Optional[int] = None  # of the machine, for all of QEMU; None: any
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # further, of QEMU
 
 
 @dataclass
@@ -54,6 +53,12 @@ class Outcome:
     total_s: float = 0.0
 
 
+def kernel_line(host: Host) -> str:
+    of_host = (host.architecture.kernel_line, host.kernel_parameters)
+    words = (f"console={host.architecture.console}", _KERNEL_LINE, *of_host)
+    return " ".join(word for word in words if word)
+
+
 def qemu_command(boot: Boot, ports: Dict[str, int], console: int) -> List[str]:
     """`ports` are the descriptors of stdout, stderr and status, in this order."""
     command = [
@@ -62,7 +67,7 @@ def qemu_command(boot: Boot, ports: Dict[str, int], console: int) -> List[str]:
         *boot.host.qemu_arguments,
         *("-smp", str(boot.smp), "-m", str(boot.memory_mib)),
         *("-kernel", str(boot.vmlinuz), "-initrd", f"/dev/fd/{boot.initramfs.fileno()}"),
-        *("-append", f"{_KERNEL_LINE} {boot.kernel_parameters}".rstrip()),
+        *("-append", f"{kernel_line(boot.host)} {boot.kernel_parameters}".rstrip()),
         *("-chardev", f"file,id=console,path=/dev/fd/{console}", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,max_ports=8"),
     ]
@@ -135,6 +140,7 @@ class Emulator:
                     *writes.values(), self._boot.initramfs.fileno(), *self._boot.descriptors
                 ],
                 preexec_fn=_dies_with(os.getpid(), self._boot.cpu),
+                env={**os.environ, **self._boot.environment},
                 start_new_session=True,  # Ctrl-C reaches the tool only, which then ends QEMU
             )
         finally:

@@ -79,10 +79,11 @@ class ModuleTree:
 
     def load_list(self, wanted: Iterable[str]) -> List[str]:
         """Names to insert, in order; what is built into the kernel needs no insertion."""
-        order = insertion_order(wanted, self._needs)
+        order = insertion_order(wanted, self.needs)
         return [name for name in order if not self.is_builtin(name)]
 
-    def _needs(self, name: str) -> List[str]:
+    def needs(self, name: str) -> List[str]:
+        """What it needs directly; nothing if it is built into the kernel."""
         return [] if self.is_builtin(name) else dependencies_in(self.content(name))
 
 

@@ -21,15 +21,21 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import errors
-from .boots import BOOT_SECONDS_MAX, check_memory, initramfs_of, keep_console, result_of
+from .boots import (
+    BOOT_SECONDS_MAX,
+    check_memory,
+    initramfs_of,
+    keep_console,
+    qemu_for,
+    result_of,
+)
 from .cache import Cache, CachedKernel, cache_root
-from .catalog import KERNELS, Host
+from .catalog import Host, kernel_named
 from .emulator import Boot, Emulator, Outcome
 from .errors import BootFailed, LabError
 from .machine_tsc import machine_tsc_khz
 from .payload import PROLOGUE_DESCRIPTOR, Payload, build_payload
 from .progress import Progress
-from .requirements import require_program
 from .streams import Descriptor, Memory, Prefixed, Sink
 
 NAMES = ("a", "b")
@@ -120,10 +126,10 @@ def run_pair(request: PairRequest, progress: Progress) -> PairResult:
     payloads = {name: _payload(request, name) for name in NAMES}
     for name, payload in payloads.items():
         check_memory(payload, request.hosts[name].memory_mib)
-    qemu = require_program(request.host.qemu, request.host.qemu_package, progress)
     cache = Cache(cache_root(), progress)
+    qemu = qemu_for(request.host, cache, progress)
     kernels = {
-        name: cache.find_or_fetch(request.host, KERNELS[request.hosts[name].kernel])
+        name: cache.find_or_fetch(request.host, kernel_named(request.hosts[name].kernel))
         for name in NAMES
     }
     for number, seconds_max in enumerate(BOOT_SECONDS_MAX, start=1):
@@ -326,9 +332,12 @@ class _Pair:
             inherited = (network[name].fileno(), page, theirs.fileno())
             boot = Boot(
                 host=emulated_host(self._request.host, asked.icount),
-                qemu=qemu,
+                qemu=qemu.program,
+                environment=qemu.environment,
                 vmlinuz=kernels[name].vmlinuz,
-                initramfs=stack.enter_context(initramfs_of(kernels[name], payloads[name])),
+                initramfs=stack.enter_context(
+                    initramfs_of(kernels[name], payloads[name], ("virtio_net",))
+                ),
                 smp=asked.smp,
                 memory_mib=asked.memory_mib,
                 timeout_s=0,  # counted here, for both

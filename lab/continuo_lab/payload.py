@@ -20,9 +20,9 @@ from .elf import Elf, NotElf
 from .errors import BAD_REQUEST, NOT_EXECUTABLE, NOT_FOUND, LabError
 
 _OWN_FOLDERS = ("/.lab", "/proc", "/sys", "/dev")  # the host's: nothing can be placed there
+_REPOSITORY = Path(__file__).resolve().parents[2]
 _GUEST_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/.lab/bin"
 PROLOGUE_DESCRIPTOR = 4  # may be left open by the prologue for the epilogue; not the program's
-_BUILD_FOLDER = Path(__file__).resolve().parents[2] / "build"
 
 
 @dataclass
@@ -54,8 +54,10 @@ class Payload:
     def size(self) -> int:
         return sum(source.stat().st_size for source in self._files.values())
 
-    def write(self, out: BinaryIO) -> None:
+    def write(self, out: BinaryIO, modules: Sequence[str]) -> None:
+        """`modules` are to be inserted, in this order."""
         archive = CpioWriter(out)
+        archive.file("/.lab/modules/order", "".join(f"{name}\n" for name in modules).encode())
         archive.file("/.lab/program", program_script(self).encode("utf-8", "surrogateescape"))
         for inside, source in sorted(self._files.items()):
             archive.file(inside, source.read_bytes(), stat.S_IMODE(source.stat().st_mode))
@@ -120,7 +122,7 @@ def build_payload(host: Host, command: Sequence[str], files: Sequence[str]) -> P
             f"the program cannot start in {payload.folder}: that belongs to the emulated host",
             "change to another folder first",
         )
-    program = _find_program(command[0])
+    program = _find_program(command[0], host)
     if program is not None:
         source, inside = program
         _check_runnable(source, host)
@@ -145,25 +147,30 @@ def split_file_request(request: str) -> Tuple[Path, str]:
     return Path(source), destination
 
 
-def _find_program(name: str):
+def _find_program(name: str, host: Host):
     """(source, path inside), or None where busybox inside is to run it."""
+    architecture = host.architecture
     if "/" in name:
         path = Path(name)
         if not path.exists():
-            hint = "build it first: make build" if "build/" in name else "check the path"
+            hint = "check the path"
+            if name.startswith("build"):
+                hint = f"build it first: {architecture.make_target}"
             raise LabError(NOT_FOUND, f"there is no program {name}", hint)
         return path, name
-    built = _BUILD_FOLDER / name
+    folder = _REPOSITORY / architecture.build_folder
+    built = folder / name
     if built.is_file():
         return built, str(built)
     if name in _applet_names():
         return None
-    found = shutil.which(name)
+    found = shutil.which(name) if architecture.is_native() else None
     if found is None:
+        path = "not in PATH" if architecture.is_native() else "and PATH's are for another machine"
         raise LabError(
             NOT_FOUND,
-            f"there is no program {name}: not in {_BUILD_FOLDER}, not in busybox, not in PATH",
-            "build it first (make build), or give its path",
+            f"there is no program {name}: not in {folder}, not in busybox, {path}",
+            f"build it first ({architecture.make_target}), or give its path",
         )
     return Path(found), found
 
@@ -196,12 +203,14 @@ def _check_runnable(source: Path, host: Host) -> None:
         machine = Elf(source.read_bytes()).machine
     except NotElf as error:
         raise LabError(NOT_EXECUTABLE, f"{source} is no program: {error}") from error
-    if machine != host.elf_machine:
+    architecture = host.architecture
+    if machine != architecture.elf_machine:
         raise LabError(
             NOT_EXECUTABLE,
             f"{source} is built for another machine (ELF machine {machine}, "
-            f"{host.name} runs {host.elf_machine})",
-            "build it for the host's architecture",
+            f"{host.name} runs {architecture.elf_machine}: {architecture.uname_machine})",
+            f"build it for {architecture.debian} ({architecture.make_target} puts ours into "
+            f"{architecture.build_folder}/), and give its name alone or that path",
         )
 
 
@@ -214,8 +223,15 @@ def shared_libraries(source: Path, host: Host) -> List[str]:
         elf = Elf(source.read_bytes())
     except NotElf:
         return []
-    if elf.machine != host.elf_machine or not elf.is_dynamic():
+    if elf.machine != host.architecture.elf_machine or not elf.is_dynamic():
         return []
+    if not host.architecture.is_native():
+        raise LabError(
+            NOT_EXECUTABLE,
+            f"{source} needs shared libraries for {host.architecture.debian}, which cannot be "
+            "looked up on this machine",
+            f"link it statically (-static), as {host.architecture.make_target} does",
+        )
     done = subprocess.run(
         ["ldd", str(source.resolve())],
         env={**os.environ, "LC_ALL": "C"},

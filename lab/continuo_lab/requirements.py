@@ -19,6 +19,13 @@ def require_program(program: str, package: str, progress: Progress) -> str:
     return path
 
 
+def why_missing(program: str, package: str) -> str:
+    """Empty if it is there, or would be installed when it is needed."""
+    if shutil.which(program) or (os.geteuid() == 0 and shutil.which("apt-get")):
+        return ""
+    return f"{program} is missing: apt-get install {package}, as root"
+
+
 def _install(program: str, package: str, progress: Progress) -> None:
     command = ["apt-get", "install", "-y", "--no-install-recommends", package]
     by_hand = "run: " + ("" if os.geteuid() == 0 else "sudo ") + " ".join(command)

@@ -17,12 +17,13 @@ LAB = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(LAB))
 
 from continuo_lab import cli, errors, kvm_holder, requirements  # noqa: E402
+from continuo_lab.architecture import AMD64, ARM64  # noqa: E402
 from continuo_lab.base_image import RECIPE  # noqa: E402
-from continuo_lab.cache import Cache, _point  # noqa: E402
-from continuo_lab.catalog import HOSTS, KERNELS  # noqa: E402
+from continuo_lab.cache import Cache, CachedKernel, Manifest, point  # noqa: E402
+from continuo_lab.catalog import HOSTS, KERNELS, kernel_named  # noqa: E402
 from continuo_lab.cpio import CpioWriter  # noqa: E402
 from continuo_lab.elf import Elf, NotElf  # noqa: E402
-from continuo_lab.emulator import Boot  # noqa: E402
+from continuo_lab.emulator import Boot, kernel_line  # noqa: E402
 from continuo_lab.errors import LabError  # noqa: E402
 from continuo_lab.modules import (  # noqa: E402
     ModuleTree,
@@ -31,7 +32,14 @@ from continuo_lab.modules import (  # noqa: E402
     insertion_order,
     module_name,
 )
-from continuo_lab.packages import Package, newest_image  # noqa: E402
+from continuo_lab.newer_qemu import NewerQemu, environment_for, to_unpack  # noqa: E402
+from continuo_lab.packages import (  # noqa: E402
+    Package,
+    installations_in,
+    newest_image,
+    parts_of,
+    series_of,
+)
 from continuo_lab.payload import (  # noqa: E402
     Payload,
     build_payload,
@@ -43,6 +51,7 @@ from continuo_lab.progress import Progress  # noqa: E402
 from continuo_lab.streams import Descriptor, OutputClosed  # noqa: E402
 
 HOST = HOSTS["x86-svm"]
+ARM_HOST = HOSTS["arm64-nvhe"]
 
 
 def elf_with_modinfo(modinfo: bytes, machine: int = 62) -> bytes:
@@ -227,20 +236,175 @@ class Resolving(unittest.TestCase):
 
     def test_first_stanza_is_the_candidate(self):
         self.assertEqual(
-            newest_image("6.12", self.CLOUD),
+            newest_image("6.12", "amd64", self.CLOUD),
             Package("linux-image-6.12.117+deb12-cloud-amd64", "6.12.117-1~deb12u1"),
         )
 
     def test_other_dependencies_and_generic_flavour(self):
         text = "Depends: foo (= 1), linux-image-6.1.0-56-amd64 (= 6.1.192-2), bar\n"
         self.assertEqual(
-            newest_image("6.1", text), Package("linux-image-6.1.0-56-amd64", "6.1.192-2")
+            newest_image("6.1", "amd64", text), Package("linux-image-6.1.0-56-amd64", "6.1.192-2")
         )
 
     def test_another_series_is_not_taken(self):
-        self.assertIsNone(newest_image("6.1", self.CLOUD))  # 6.1 is a prefix of 6.12
-        self.assertIsNone(newest_image("6.12", ""))
-        self.assertIsNone(newest_image("6.12", "Package: x\nDescription: y\n"))
+        self.assertIsNone(newest_image("6.1", "amd64", self.CLOUD))  # 6.1 is a prefix of 6.12
+        self.assertIsNone(newest_image("6.12", "arm64", self.CLOUD))
+        self.assertIsNone(newest_image("6.12", "amd64", ""))
+        self.assertIsNone(newest_image("6.12", "amd64", "Package: x\nDescription: y\n"))
+
+    UNSTABLE = (
+        "Package: linux-image-cloud-arm64\nVersion: 7.2.13-1\n"
+        "Depends: linux-base-cloud-arm64 (= 7.2.13-1), "
+        "linux-image-7.2.13+deb14-cloud-arm64 (= 7.2.13-1)\n"
+    )
+
+    def test_whatever_series_the_suite_has(self):
+        image = Package("linux-image-7.2.13+deb14-cloud-arm64", "7.2.13-1")
+        self.assertEqual(newest_image(None, "arm64", self.UNSTABLE), image)
+        self.assertEqual(newest_image("7.2", "arm64", self.UNSTABLE), image)
+        self.assertIsNone(newest_image("7.1", "arm64", self.UNSTABLE))
+        self.assertEqual(series_of(image), "7.2")
+
+    def test_a_kernel_in_several_packages(self):
+        image = Package("linux-image-7.2.13+deb14-cloud-arm64", "7.2.13-1")
+        text = (
+            "Depends: dracut | initramfs-tools (>= 0.120), "
+            "linux-base-7.2.13+deb14-cloud-arm64 (= 7.2.13-1), "
+            "linux-binary-7.2.13+deb14-cloud-arm64 (= 7.2.13-1), "
+            "linux-modules-7.2.13+deb14-cloud-arm64 (= 7.2.13-1)\n"
+        )
+        parts = [Package(f"linux-{part}-7.2.13+deb14-cloud-arm64", "7.2.13-1")
+                 for part in ("base", "binary", "modules")]  # fmt: skip
+        self.assertEqual(parts_of(image, text), parts)
+        self.assertEqual(parts_of(image, "Depends: kmod, linux-base (>= 4.3)\n"), [image])
+
+    def test_names_of_kernels(self):
+        self.assertIs(kernel_named("6.12"), KERNELS["6.12"])
+        seven = kernel_named("7.2")
+        self.assertEqual((seven.series, seven.suite, seven.any_series), ("7.2", "unstable", False))
+        for name in ("2.4", "7", "7.2.13", "all", ""):
+            self.assertIsNone(kernel_named(name), name)
+        self.assertEqual(
+            KERNELS["6.12"].metas(ARM64), ("linux-image-6.12-cloud-arm64", "linux-image-6.12-arm64")
+        )
+
+
+class Hosts(unittest.TestCase):
+    def test_a_host_inserts_only_what_the_base_image_carries(self):
+        for host in HOSTS.values():
+            carried = {*host.architecture.modules, *host.architecture.more_modules}
+            self.assertLessEqual(set(host.modules), carried, host.name)
+
+    def test_kernel_line(self):
+        self.assertEqual(
+            kernel_line(ARM_HOST),
+            "console=ttyAMA0 quiet panic=-1 rdinit=/.lab/init kvm-arm.mode=nvhe",
+        )
+        self.assertTrue(kernel_line(HOST).endswith("tsc=reliable clocksource=tsc maxcpus=1"))
+
+    def test_modules_of_a_host_in_order_and_without_what_is_built_in(self):
+        needs = {"irqbypass": [], "kvm": ["irqbypass"], "kvm_amd": ["kvm"], "kvm_intel": ["kvm"],
+                 "msr": [], "net_failover": [], "virtio_net": ["net_failover"]}  # fmt: skip
+        kernel = CachedKernel(Path(), Manifest(RECIPE, "", "", "6.12.1", needs))
+        self.assertEqual(kernel.load_order(HOST), ["irqbypass", "kvm", "kvm_amd", "msr"])
+        self.assertEqual(kernel.load_order(ARM_HOST), [])
+        self.assertEqual(
+            kernel.load_order(ARM_HOST, ("virtio_net",)), ["net_failover", "virtio_net"]
+        )
+
+    def test_state_of_each_host_and_kernel(self):
+        with tempfile.TemporaryDirectory() as folder:
+            progress = Progress(quiet=True)
+            cache = Cache(Path(folder), progress)
+            kernel = KERNELS["6.12"]
+
+            def state(name):
+                row = cli.describe(HOSTS[name], kernel, cache, progress)
+                return row["state"], row.get("why")
+
+            with mock.patch.object(cli, "why_missing", lambda *_: ""):
+                self.assertEqual(state("arm64-vhe"), (cli.NOT_FETCHED, None))
+                Path(folder, "arm64").mkdir()
+                Path(folder, "arm64/6.12.failed").write_text("no network\n")
+                Path(folder, "qemu").mkdir()
+                Path(folder, "qemu/bookworm-backports.failed").write_text("none\n")
+                self.assertEqual(state("arm64-vhe"), (cli.NOT_TO_BE_HAD, "no network"))
+                self.assertEqual(state("arm64-ecv"), (cli.NOT_TO_BE_HAD, "no network"))
+                final = Path(folder, "arm64/image")
+                final.mkdir()
+                manifest = Manifest(RECIPE, "p", "1", "6.12.1", {})
+                (final / "manifest.json").write_text(json.dumps(manifest.__dict__))
+                point(Path(folder, "arm64/6.12"), "image")
+                self.assertEqual(state("arm64-vhe"), (cli.CACHED, None))
+                self.assertEqual(state("arm64-ecv"), (cli.NOT_TO_BE_HAD, "none"))
+            with mock.patch.object(cli, "why_missing", lambda *_: "QEMU is missing"):
+                self.assertEqual(state("arm64-vhe"), (cli.NOT_TO_BE_HAD, "QEMU is missing"))
+
+
+class QemuOfAnotherSuite(unittest.TestCase):
+    SIMULATION = (
+        "NOTE: This is only a simulation!\n"
+        "Inst libc6 (2.36-9 Debian:12/oldstable [amd64]) []\n"
+        "Inst libfdt1 (1.6.1-4+b1 Debian:12/oldstable [amd64])\n"
+        "Inst libgone (1 Debian:12/oldstable [amd64])\n"
+        "Inst qemu-system-data [1:7.2] (1:10.0.2 Debian Backports:oldstable-backports [all])\n"
+        "Inst qemu-system-arm [1:7.2] (1:10.0.2 Debian Backports:oldstable-backports [amd64])\n"
+        "Conf libfdt1 (1.6.1-4+b1 Debian:12/oldstable [amd64])\n"
+    )
+    QEMU = Package("qemu-system-arm", "1:10.0.2")
+
+    def test_what_is_unpacked(self):
+        needed = installations_in(self.SIMULATION)
+        self.assertEqual(needed[0], Package("libc6", "2.36-9"))
+        self.assertEqual(needed[-1], self.QEMU)
+        installed = {"libfdt1", "qemu-system-arm"}
+        with mock.patch("continuo_lab.newer_qemu.is_installed", installed.__contains__):
+            names = [package.name for package in to_unpack(needed, self.QEMU)]
+        self.assertEqual(names, ["libgone", "qemu-system-data", "qemu-system-arm"])
+
+    def fetch(self, folder, script):
+        """With an archive whose QEMU is a shell script."""
+
+        def unpack(deb, tree):
+            program = tree / "usr/bin/qemu-system-aarch64"
+            program.parent.mkdir(parents=True, exist_ok=True)
+            program.write_text(script)
+            program.chmod(0o755)
+            library = tree / "usr/lib/x/libgone.so.1"
+            library.parent.mkdir(parents=True, exist_ok=True)
+            library.write_text("")
+
+        def download(package, where):
+            deb = Path(where, package.name + ".deb")
+            deb.write_text("")
+            return deb
+
+        apt = mock.Mock()
+        apt.closure.return_value = [self.QEMU]
+        apt.download.side_effect = download
+        newer = NewerQemu(Cache(Path(folder), Progress(quiet=True)), Progress(quiet=True))
+        with mock.patch.multiple(
+            "continuo_lab.newer_qemu", archive=lambda *_: apt, unpack=unpack
+        ):
+            return newer, newer.find_or_fetch(HOSTS["arm64-ecv"])
+
+    def test_is_found_again_with_its_libraries(self):
+        with tempfile.TemporaryDirectory() as folder:
+            newer, qemu = self.fetch(folder, "#!/bin/sh\nexit 0\n")
+            self.assertEqual(newer.find(HOSTS["arm64-ecv"]), qemu)
+            self.assertEqual(qemu.version, "1:10.0.2")
+            tree = Path(folder, "qemu/qemu-system-arm_1:10.0.2")
+            self.assertEqual(qemu.environment, {"LD_LIBRARY_PATH": str(tree / "usr/lib/x")})
+            self.assertEqual(environment_for(tree / "usr/bin"), {})
+
+    def test_one_that_does_not_start_is_refused_and_the_reason_kept(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with self.assertRaisesRegex(LabError, "arm64-ecv cannot be emulated") as caught:
+                self.fetch(folder, "#!/bin/sh\necho no libodd >&2; exit 127\n")
+            self.assertEqual(caught.exception.exit_code, errors.FETCH_FAILED)
+            newer = NewerQemu(Cache(Path(folder), Progress()), Progress())
+            self.assertIsNone(newer.find(HOSTS["arm64-ecv"]))
+            self.assertIn("no libodd", newer.why_not(HOSTS["arm64-ecv"]))
 
 
 class Libraries(unittest.TestCase):
@@ -297,7 +461,7 @@ class Payloads(unittest.TestCase):
             (b"\x7fELF", 0o644, "not executable"),
             (b"text", 0o755, "no program"),
             (b"#!/usr/bin/python3\n", 0o755, "script for /usr/bin/python3"),
-            (elf_with_modinfo(b"", machine=183), 0o755, "another machine"),
+            (elf_with_modinfo(b"", machine=ARM64.elf_machine), 0o755, "another machine"),
         ):
             program.write_bytes(content)
             program.chmod(mode)
@@ -306,6 +470,37 @@ class Payloads(unittest.TestCase):
             refusal = self.refusal([str(program)])
             self.assertEqual(refusal.exit_code, errors.NOT_EXECUTABLE)
             self.assertRegex(str(refusal), why)
+
+    def test_a_program_for_another_architecture_names_the_way_out(self):
+        program = self.root / "p"
+        program.write_bytes(elf_with_modinfo(b""))
+        program.chmod(0o755)
+        with self.assertRaises(LabError) as caught:
+            build_payload(ARM_HOST, [str(program)], [])
+        self.assertEqual(caught.exception.exit_code, errors.NOT_EXECUTABLE)
+        self.assertIn("make arm64", caught.exception.next_step)
+        with mock.patch("continuo_lab.payload._REPOSITORY", self.root):
+            with self.assertRaises(LabError) as caught:
+                build_payload(ARM_HOST, ["gcc"], [])
+            self.assertEqual(caught.exception.exit_code, errors.NOT_FOUND)
+            self.assertIn("make arm64", caught.exception.next_step)
+            built = self.root / "build-arm64/continuo"
+            built.parent.mkdir()
+            built.write_bytes(elf_with_modinfo(b"", machine=ARM64.elf_machine))
+            built.chmod(0o755)
+            payload = build_payload(ARM_HOST, ["continuo", "doctor"], [])
+        self.assertEqual(payload.arguments, [str(built), "doctor"])
+
+    def test_a_foreign_program_must_be_static(self):
+        program = self.root / "p"
+        header = bytearray(elf_with_modinfo(b"", machine=ARM64.elf_machine))
+        header[32:40] = struct.pack("<Q", len(header))  # one program header, PT_INTERP
+        header[56:58] = struct.pack("<H", 1)
+        program.write_bytes(bytes(header) + struct.pack("<I", 3) + bytes(52))
+        program.chmod(0o755)
+        with mock.patch("platform.machine", lambda: "x86_64"):
+            with self.assertRaisesRegex(LabError, "shared libraries for arm64"):
+                build_payload(ARM_HOST, [str(program)], [])
 
     def test_the_hosts_own_folders_are_not_overwritten(self):
         file = self.root / "f"
@@ -335,25 +530,25 @@ class CacheFolder(unittest.TestCase):
             cache = Cache(Path(folder), Progress(quiet=True))
             kernel = KERNELS["6.12"]
             self.assertIsNone(cache.find(HOST, kernel))
-            final = Path(folder, HOST.name, "image")
+            final = Path(folder, HOST.architecture.debian, "image")
             final.mkdir(parents=True)
             recipe = f'{{"recipe": {RECIPE}, "package": "", "version": "", "release": "", '
-            _point(final.parent / kernel.series, "image")
+            point(final.parent / kernel.series, "image")
             self.assertIsNone(cache.find(HOST, kernel))
             manifest = final / "manifest.json"
-            for text in ("", recipe, recipe + '"unknown": 2, "modules": []}'):
+            for text in ("", recipe, recipe + '"unknown": 2, "modules": {}}'):
                 manifest.write_text(text)
                 self.assertIsNone(cache.find(HOST, kernel), text)
-            manifest.write_text(recipe + '"modules": []}')
+            manifest.write_text(recipe + '"modules": {}}')
             self.assertIsNotNone(cache.find(HOST, kernel))
-            manifest.write_text(recipe.replace(str(RECIPE), "0") + '"modules": []}')
+            manifest.write_text(recipe.replace(str(RECIPE), "0") + '"modules": {}}')
             self.assertIsNone(cache.find(HOST, kernel), "made by another version of the tool")
 
     def test_link_moves(self):
         with tempfile.TemporaryDirectory() as folder:
             link = Path(folder, "6.12")
             for target in ("old", "new"):
-                _point(link, target)
+                point(link, target)
                 self.assertEqual(os.readlink(link), target)
             self.assertEqual(os.listdir(folder), ["6.12"])
 
@@ -368,7 +563,8 @@ class CacheFolder(unittest.TestCase):
                 with self.assertRaisesRegex(LabError, "no network") as caught:
                     cache.find_or_fetch(HOST, KERNELS["6.12"])
             self.assertEqual(caught.exception.exit_code, errors.FETCH_FAILED)
-            self.assertEqual(os.listdir(Path(folder, HOST.name)), [])
+            self.assertEqual(os.listdir(Path(folder, "amd64")), ["6.12.failed"])
+            self.assertIn("no network", cache.why_not(HOST, KERNELS["6.12"]))
 
     def test_the_next_flavour_is_taken_where_the_first_lacks_kvm(self):
         def download(image, folder):
@@ -380,14 +576,14 @@ class CacheFolder(unittest.TestCase):
             options = "CONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_DEVTMPFS=y\nCONFIG_BLK_DEV_INITRD=y\n"
             (tree / f"boot/config-{release}").write_text(options)
             (tree / f"boot/vmlinuz-{release}").write_bytes(b"kernel")
-            modules = tree / "lib/modules" / release
+            modules = tree / "lib/modules" / release / "kernel"
             modules.mkdir(parents=True)
-            present = set(HOST.modules) - ({"kvm-amd"} if "cloud" in release else set())
+            present = set(AMD64.modules) - ({"kvm-amd"} if "cloud" in release else set())
             for name in present:
                 (modules / f"{name}.ko").write_bytes(elf_with_modinfo(b"depends=\0"))
 
         apt = mock.Mock(what="lists")
-        apt.show.side_effect = lambda meta: Resolving.CLOUD.replace(
+        apt.show.side_effect = lambda meta: "" if "+" in meta else Resolving.CLOUD.replace(
             "cloud-amd64", "cloud-amd64" if "cloud" in meta else "amd64"
         )
         apt.download.side_effect = download
@@ -395,7 +591,7 @@ class CacheFolder(unittest.TestCase):
             "continuo_lab.cache",
             sources=lambda *_: iter([apt]),
             unpack=unpack,
-            write_base=lambda out, modules, *_: out.write(repr(modules).encode()),
+            write_base=lambda out, _, modules, *__: out.write(repr(modules).encode()),
         ):
             cache = Cache(Path(folder), Progress(quiet=True))
             kernel = cache.find_or_fetch(HOST, KERNELS["6.12"])
@@ -406,10 +602,10 @@ class CacheFolder(unittest.TestCase):
 
     def test_what_a_killed_fetch_left_is_removed(self):
         with tempfile.TemporaryDirectory() as folder:
-            partial = Path(folder, HOST.name, ".partial-x")
+            partial = Path(folder, "amd64", ".partial-x")
             partial.mkdir(parents=True)
             cache = Cache(Path(folder), Progress(quiet=True))
-            with cache._lock():
+            with cache.lock():
                 self.assertFalse(partial.exists())
 
 
@@ -582,8 +778,12 @@ class CommandLine(unittest.TestCase):
 
     def test_list_of_an_empty_cache(self):
         listed = json.loads(self.run_tool("list", "--json").stdout)
-        self.assertEqual([row["kernel"] for row in listed["kernels"]], ["6.12", "6.1"])
-        self.assertFalse(any(row["cached"] for row in listed["kernels"]))
+        rows = [(row["host"], row["kernel"]) for row in listed["kernels"]]
+        self.assertEqual(rows, [(host, kernel) for host in HOSTS for kernel in KERNELS])
+        self.assertNotIn(cli.CACHED, [row["state"] for row in listed["kernels"]])
+        text = self.run_tool("list", "--host", "arm64-vhe").stdout
+        self.assertIn("arm64-vhe  newest  not", text)
+        self.assertNotIn("x86-svm", text)
 
     def test_only_the_first_dashes_are_ours(self):
         self.assertEqual(cli._split(["run", "--", "p", "--", "x"]), (["run"], ["p", "--", "x"]))

@@ -1,4 +1,4 @@
-"""The command line: list, fetch, run, pair."""
+"""The command line: list, fetch, run, pair, matrix."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ import sys
 from fractions import Fraction
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from . import errors
+from . import errors, matrix
 from .boots import (
     BOOT_SECONDS_MAX,
     check_memory,
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str]) -> int:
             return _run_pair(options, command, progress)
         if command is not None:
             raise LabError(errors.BAD_REQUEST, f"{options.action} takes no program")
-        return {"list": _list, "fetch": _fetch}[options.action](options, progress)
+        actions = {"list": _list, "fetch": _fetch, "matrix": _matrix}
+        return actions[options.action](options, progress)
     except (OutputClosed, BrokenPipeError):
         return _leave(errors.BROKEN_PIPE)
     except LabError as error:
@@ -72,6 +73,29 @@ def _split(arguments: List[str]) -> Tuple[List[str], Optional[List[str]]]:
         return arguments, None
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1:]
+
+
+def _matrix(options, progress: Progress) -> int:
+    known = [matrix.Column(host, kernel) for host in HOSTS for kernel in KERNELS]
+    columns = matrix.chosen(known, options.only)
+    if not columns:
+        raise LabError(
+            errors.BAD_REQUEST,
+            f"no host and kernel is called {' or '.join(options.only)}",
+            f"there are: {', '.join(column.name() for column in known)}",
+        )
+    everything = matrix.run_columns(columns, progress)
+    if options.output:
+        matrix.write(options.output, matrix.markdown(everything))
+        progress.say(f"written: {options.output}")
+    if options.json:
+        print(json.dumps(matrix.as_json(everything), indent=2))
+    elif not options.output:
+        print(matrix.markdown(everything), end="")
+    failures = matrix.failures(everything)
+    for failure in failures:
+        print(f"continuo-lab: FAILED {failure}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _list(options, progress: Progress) -> int:
@@ -318,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|run|pair")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|run|pair|matrix")
 
     listing = _action(actions, "list", "what can be emulated, and what is cached", "list --json")
     listing.add_argument("--host", choices=list(HOSTS), help="only this one")
@@ -339,7 +363,24 @@ def _parser() -> argparse.ArgumentParser:
     running.usage = "continuo-lab run [options] -- PROGRAM [ARGUMENT ...]"
     _run_options(running)
     _pair_options(actions)
+    _matrix_options(actions)
     return parser
+
+
+def _matrix_options(actions) -> None:
+    filling = _action(
+        actions,
+        "matrix",
+        "run every program on every host and kernel, and tell which requirement works where",
+        "matrix --only x86-svm/6.12 --only 'arm64-*/newest'",
+    )
+    filling.add_argument(
+        "--only", action="append", default=[], metavar="HOST/KERNEL",
+        help="only these (a pattern); can be repeated",
+    )  # fmt: skip
+    filling.add_argument("--output", metavar="FILE", help="write the table there, as Markdown")
+    filling.add_argument("--json", action="store_true", help="print JSON")
+    filling.add_argument("--quiet", action="store_true", help="no progress, only errors")
 
 
 def _run_options(running: argparse.ArgumentParser) -> None:

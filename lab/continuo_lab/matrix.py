@@ -8,6 +8,7 @@ that dies takes one job with it. What a job finds becomes the cells of the table
 
 import fnmatch
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import time
 import xml.etree.ElementTree as xml
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from .evidence import REQUIREMENTS, Requirement
+from .progress import Progress
 
 WORKS, ABSENT, QUIRK, FAILED, NOT_RUN = "works", "absent", "quirk", "FAILED", "not run"
 _ORDER = (FAILED, QUIRK, WORKS, ABSENT, NOT_RUN)  # what a cell says where its evidence differs
@@ -34,6 +36,9 @@ class Column:
 
     def title(self) -> str:
         return f"{self.host} {self.kernel}"
+
+    def name(self) -> str:
+        return f"{self.host}/{self.kernel}"
 
 
 @dataclass(frozen=True)
@@ -240,14 +245,23 @@ def cell(requirement: Requirement, results: Results) -> Tuple[str, str]:
     return state, notes[0] if notes and state != WORKS else ""
 
 
-def run_columns(columns: Iterable[Column], say: Callable[[str], None]) -> List[Results]:
+def chosen(columns: Sequence[Column], only: Sequence[str]) -> List[Column]:
+    """All of them where nothing was asked for."""
+    return [
+        column
+        for column in columns
+        if not only or any(fnmatch.fnmatchcase(column.name(), pattern) for pattern in only)
+    ]
+
+
+def run_columns(columns: Sequence[Column], progress: Progress) -> List[Results]:
     everything = []
-    for column in columns:
+    for number, column in enumerate(columns, 1):
         results = Results(column)
         began = time.monotonic()
         for name, job in JOBS.items():
-            say(f"{column.title()}: {name}")
-            job(column, results)
+            with progress.stage(f"[{number}/{len(columns)}] {column.title()}: {name}"):
+                job(column, results)
             if name == "doctor" and _host_cannot_be_had(results):
                 break
         results.seconds = time.monotonic() - began
@@ -292,6 +306,13 @@ def markdown(everything: Sequence[Results]) -> str:
     lines += ["", "## Notes", ""]
     lines += [f"{number}. {_escaped(note)}" for note, number in notes.items()]
     return "\n".join(lines) + "\n"
+
+
+def write(path: str, text: str) -> None:
+    """At once or not at all: a table that is half written would say too little."""
+    beside = f"{path}.new"
+    Path(beside).write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _host_rows(everything: Sequence[Results]) -> List[List[str]]:

@@ -1,9 +1,9 @@
 # Thin on purpose: each target is one command that also works by hand.
 .DEFAULT_GOAL := help
-.PHONY: help packages configure build demo test bench lint clean
+.PHONY: help packages configure build arm64 demo test bench lint clean
 
 help:        ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 packages:    ## install the Debian packages that the other targets need (does nothing where they are there)
 	@scripts/install-packages
@@ -13,6 +13,10 @@ configure: packages
 
 build: configure ## build build/continuo, its tests and benchmarks
 	@cmake --build --preset release
+
+arm64: packages ## cross-build build-arm64/: what the arm64 hosts of the lab run
+	@cmake --preset arm64 >build-arm64.log 2>&1 || { cat build-arm64.log; exit 1; }
+	@cmake --build --preset arm64
 
 demo: configure ## migrate a VM live and certify its clocks; on an emulated host where the local /dev/kvm will not do
 	@cmake --build --preset release --target continuo

@@ -51,6 +51,9 @@ function(continuo_fuzz_objects result flags sources)
 endfunction()
 
 function(continuo_fuzz name)
+    if(CMAKE_CROSSCOMPILING)
+        return()
+    endif()
     cmake_parse_arguments(F "" "PROGRAM;RUNS;SECONDS;MAX_LEN;SEEDS_FROM"
                           "SOURCES;SEEDS;INSTRUMENT;INSTRUMENT_FILES;LINK;INCLUDE" ${ARGN})
     set(work ${CMAKE_CURRENT_BINARY_DIR}/found)
@@ -81,7 +84,7 @@ function(continuo_fuzz name)
 
     set(flags -std=c++20 -O1 -g -fno-omit-frame-pointer -DFMT_HEADER_ONLY=1
               -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all)
-    file(GLOB modules ${PROJECT_SOURCE_DIR}/src/*/include)
+    file(GLOB modules ${PROJECT_SOURCE_DIR}/src/*/include ${PROJECT_SOURCE_DIR}/src/*/x86/include)
     foreach(folder ${modules} ${F_INCLUDE})
         list(APPEND flags -I${folder})
     endforeach()

@@ -49,7 +49,7 @@ Result<std::uint64_t> counter_khz() {
     if (!system) return tl::unexpected(system.error());
     const auto host = kvm::examine_host(*system);
     if (!host) return tl::unexpected(host.error());
-    return host->tsc_khz;
+    return host->tsc_khz();
 }
 
 Status publish_clock(PageLayout& words) {

@@ -94,7 +94,7 @@ class Shuttle {
     Status begin() {
         Json line = event("host");
         line["kernel"] = findings_.host.identity.kernel;
-        line["tsc_khz"] = findings_.host.tsc_khz;
+        line["tsc_khz"] = findings_.host.tsc_khz();
         emit(line);
         if (!is_a()) return {};
         auto machine =

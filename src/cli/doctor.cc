@@ -92,7 +92,7 @@ std::string host_text(const kvm::DoctorReport& report) {
     Table table{{{""}, {""}}};
     const auto& host = *report.host;
     table.add({"kernel", host.identity.kernel});
-    table.add({"TSC", fmt::format("{} kHz, clocksource {}", grouped(std::uint64_t{host.tsc_khz}),
+    table.add({"TSC", fmt::format("{} kHz, clocksource {}", grouped(std::uint64_t{host.tsc_khz()}),
                                   host.clocksource.empty() ? "unknown" : host.clocksource)});
     table.add({"TSC scaling", host.scaling_frac_bits
                                   ? fmt::format("{} fractional bits", *host.scaling_frac_bits)
@@ -145,7 +145,7 @@ Json doctor_json(const kvm::DoctorReport& report) {
     json["meaning"] = meaning(report.verdict);
     json["reason"] = report.reason;
     json["kernel"] = report.host ? Json(report.host->identity.kernel) : Json(nullptr);
-    json["tsc_khz"] = report.host ? Json(report.host->tsc_khz) : Json(nullptr);
+    json["tsc_khz"] = report.host ? Json(report.host->tsc_khz()) : Json(nullptr);
     json["scaling_frac_bits"] = report.host && report.host->scaling_frac_bits
                                     ? Json(*report.host->scaling_frac_bits)
                                     : Json(nullptr);

@@ -13,7 +13,7 @@ namespace {
 constexpr std::size_t kMaskBytes = 8;
 using SignalMask = std::array<std::byte, sizeof(abi::kvm_signal_mask) + kMaskBytes>;
 
-Status set_mask(Vcpu& vcpu, void* mask) {
+Status set_mask(VcpuCore& vcpu, void* mask) {
     return checked_ioctl(vcpu.fd(), abi::kKVM_SET_SIGNAL_MASK, mask, "KVM_SET_SIGNAL_MASK")
         .map([](int) {});
 }
@@ -27,7 +27,7 @@ sigset_t signal_set(int signal) {
     return set;
 }
 
-Status let_in_only(Vcpu& vcpu, int signal) {
+Status let_in_only(VcpuCore& vcpu, int signal) {
     SignalMask mask{};
     const abi::kvm_signal_mask head{kMaskBytes};
     const std::uint64_t blocked = ~(std::uint64_t{1} << (signal - 1));
@@ -36,7 +36,7 @@ Status let_in_only(Vcpu& vcpu, int signal) {
     return set_mask(vcpu, mask.data());
 }
 
-Status let_in_as_outside(Vcpu& vcpu) {
+Status let_in_as_outside(VcpuCore& vcpu) {
     return set_mask(vcpu, nullptr);
 }
 

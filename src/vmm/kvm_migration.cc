@@ -169,7 +169,8 @@ Status KvmDestinationVm::load(std::span<const std::byte> state, std::span<const 
     record_ = std::move(*record);
     if (auto loaded = load_state(*machine_, *state_); !loaded) return loaded;
     if (const auto notice = read_notice(machine_->memory())) notice_before_ = *notice;
-    const HostCount trial = kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz);
+    const HostCount trial =
+        kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz());
     // A second write by value would meet KVM's synchronisation with the first: one is made, at the
     // entry.
     if (options_.by_value) return plan_for(trial).map([](const state::Plan&) {});
@@ -215,11 +216,12 @@ Status KvmDestinationVm::run() {
     if (options_.by_value) return run_by_value();
     std::chrono::nanoseconds lead = options_.lead;
     for (attempts_ = 1;; ++attempts_, lead *= 2) {
-        const HostCount resume_at = kvm::host_counter() + host_ticks(lead, findings_.host.tsc_khz);
+        const HostCount resume_at =
+            kvm::host_counter() + host_ticks(lead, findings_.host.tsc_khz());
         if (auto set = set_clocks(resume_at); !set) return set;
         if (auto armed = arm_deadlines(*machine_, *state_); !armed) return armed;
         // A quarter of the lead is left for the threads to wake and reach the gate.
-        const HostCount latest = resume_at - host_ticks(lead / 4, findings_.host.tsc_khz);
+        const HostCount latest = resume_at - host_ticks(lead / 4, findings_.host.tsc_khz());
         const bool in_time = (latest - kvm::host_counter()).raw() >= 0;
         if (in_time || attempts_ == kAttemptsMax) return machine_->resume_at(resume_at);
     }

@@ -1,6 +1,6 @@
-// What this host is: which boot of which kernel, its counter's frequency and scaling as KVM states
-// them, and where TAI stands against the counter. Sources: /proc/sys/kernel/random/boot_id,
-// clock_gettime(CLOCK_TAI), adjtimex(2), KVM_GET_TSC_KHZ, KVM_CAP_TSC_CONTROL.
+// What this host is: which boot of which kernel, its counter's frequency and scaling, and where TAI
+// stands against the counter. Sources: /proc/sys/kernel/random/boot_id, clock_gettime(CLOCK_TAI),
+// adjtimex(2), KVM_GET_TSC_KHZ and KVM_CAP_TSC_CONTROL (x86-64), CNTFRQ_EL0 (arm64).
 #pragma once
 
 #include <cstdint>
@@ -19,27 +19,36 @@ std::optional<std::array<std::uint8_t, 16>> parse_boot_id(std::string_view text)
 /// This boot of this host. An unreadable boot_id gives an identity that is not known().
 state::HostIdentity host_identity();
 
+/// The kernel's clocksource: "tsc", "kvm-clock", "arch_sys_counter", ... Empty where sysfs does not
+/// say.
+std::string host_clocksource();
+
 /// Facts of the host that do not change while it runs, asked once.
 struct HostClock {
     state::HostIdentity identity;
-    /// The TSC's frequency as KVM has it; whole kHz, the
-    /// kernel's own calibration truncated.
-    std::uint32_t tsc_khz = 0;
+    /// The counter's frequency. x86-64: the TSC's as KVM has it, whole kHz, the kernel's own
+    /// calibration truncated. arm64: CNTFRQ_EL0.
+    time::Hz counter_frequency = *time::Hz::from_hz(time::kNanosPerSecond);
     /// Fractional bits of the guest's TSC multiplier: 48 (VMX), 32 (SVM); none: no scaling
-    /// (KVM_CAP_TSC_CONTROL is 0).
+    /// (KVM_CAP_TSC_CONTROL is 0; arm64 has none).
     std::optional<int> scaling_frac_bits;
-    /// The kernel's clocksource: "tsc", "kvm-clock", ... Empty where sysfs does not say.
+    /// host_clocksource()'s answer.
     std::string clocksource;
     /// KVM's condition for a masterclock: clocksource tsc, or Hyper-V's TSC page.
     bool tsc_based() const {
         return clocksource == "tsc" || clocksource == "hyperv_clocksource_tsc_page";
     }
 
-    time::Hz frequency() const { return *time::Hz::from_khz(tsc_khz); }
+    time::Hz frequency() const { return counter_frequency; }
+    /// The same in whole kHz, truncated; in 32 bits, as KVM has it on x86-64.
+    std::uint32_t tsc_khz() const {
+        return static_cast<std::uint32_t>(counter_frequency.floor_khz());
+    }
 };
 
-/// Asks KVM, through a VM that is created and thrown away: a VM's own answer could have been
-/// changed. Some milliseconds; fails with kKernel where KVM knows no frequency.
+/// x86-64 asks KVM, through a VM that is created and thrown away: a VM's own answer could have been
+/// changed; some milliseconds, and kKernel where KVM knows no frequency. arm64 reads CNTFRQ_EL0,
+/// and kKernel where firmware left it 0.
 Result<HostClock> examine_host(const System& system);
 
 /// Counter and TAI at one instant: the narrowest of `brackets` readings of CLOCK_TAI between two of

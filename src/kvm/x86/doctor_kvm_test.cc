@@ -80,7 +80,7 @@ TEST_F(DoctorOnKvm, ASecondLookSaysTheSame) {
     EXPECT_EQ(again->verdict, report_->verdict);
     EXPECT_EQ(again->quirks, report_->quirks);
     ASSERT_TRUE(again->host && report_->host);
-    EXPECT_EQ(again->host->tsc_khz, report_->host->tsc_khz);
+    EXPECT_EQ(again->host->tsc_khz(), report_->host->tsc_khz());
     EXPECT_EQ(again->host->identity, report_->host->identity);
 }
 

@@ -92,15 +92,6 @@ Status settle_vcpu(Vcpu& vcpu, const PendingSignal&) {
     return run_waiting(vcpu, *mp_state);
 }
 
-Status claim_vcpu(Vcpu& vcpu) {
-    const bool immediate_exit = vcpu.run_page().immediate_exit != 0;
-    vcpu.set_immediate_exit(true);
-    const auto end = vcpu.run();
-    vcpu.set_immediate_exit(immediate_exit);
-    if (!end) return tl::unexpected(end.error());
-    return {};
-}
-
 Status settle_vcpu(Vcpu& vcpu) {
     const auto pending = PendingSignal::raise();
     if (!pending) return tl::unexpected(pending.error());

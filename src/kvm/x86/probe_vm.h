@@ -3,8 +3,6 @@
 // Internal to kvm/.
 #pragma once
 
-#include <csignal>
-#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,29 +11,9 @@
 #include "continuo/kvm/memory.h"
 #include "continuo/kvm/vcpu.h"
 #include "continuo/machine/machine.h"
+#include "run_limit.h"
 
 namespace continuo::kvm {
-
-/// A limit on the time of one KVM_RUN of the calling thread: a signal that only KVM_RUN lets in,
-/// sent by a timer. For hosts on which even a few bytes of guest code do not come back.
-class RunLimit {
-  public:
-    static Result<std::unique_ptr<RunLimit>> create();
-    RunLimit(const RunLimit&) = delete;
-    RunLimit& operator=(const RunLimit&) = delete;
-    ~RunLimit();
-
-    /// KVM_RUN for at most `limit_ms`; kTimeout after that.
-    Result<RunEnd> run(Vcpu& vcpu, int limit_ms) const;
-
-  private:
-    RunLimit() = default;
-    void drain() const;
-
-    timer_t timer_{};
-    bool has_timer_ = false;
-    sigset_t mask_before_{};
-};
 
 class ProbeVm {
   public:

@@ -41,10 +41,4 @@ Status settle_vcpu(Vcpu& vcpu);
 /// The same under a signal that is pending already, for many vCPUs on one thread.
 Status settle_vcpu(Vcpu& vcpu, const PendingSignal& pending);
 
-/// Makes the calling thread the one that runs this vCPU, by a KVM_RUN that enters nothing. Up to
-/// Linux 6.12 a vCPU's first KVM_RUN on another thread than its last waits for an RCU grace period
-/// (20 to 30 ms measured; kvm_vcpu_ioctl(), KVM_RUN): to be called by each vCPU's thread before the
-/// instant at which the guest is to go on.
-Status claim_vcpu(Vcpu& vcpu);
-
 }  // namespace continuo::kvm

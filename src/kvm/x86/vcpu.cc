@@ -1,7 +1,6 @@
 #include "continuo/kvm/vcpu.h"
 
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -26,55 +25,9 @@ bool MsrBatch::add(std::uint32_t index, std::uint64_t data) {
 }
 
 Result<Vcpu> Vcpu::create(const Vm& vm, std::uint32_t id) {
-    const auto fd =
-        checked_ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(id), "KVM_CREATE_VCPU");
-    if (!fd) return tl::unexpected(fd.error());
     Vcpu vcpu;
-    vcpu.fd_ = Fd{*fd};
-    vcpu.id_ = id;
-    vcpu.run_size_ = vm.vcpu_mmap_size();
-    void* run = ::mmap(nullptr, vcpu.run_size_, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-    if (run == MAP_FAILED) return kernel_failure("mmap of kvm_run", errno);
-    vcpu.run_ = static_cast<kvm_run*>(run);
+    if (auto created = vcpu.create_vcpu(vm, id); !created) return tl::unexpected(created.error());
     return vcpu;
-}
-
-Vcpu::Vcpu(Vcpu&& other) noexcept
-    : fd_{std::move(other.fd_)},
-      id_{other.id_},
-      run_{std::exchange(other.run_, nullptr)},
-      run_size_{other.run_size_} {}
-
-Vcpu& Vcpu::operator=(Vcpu&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    std::swap(id_, other.id_);
-    std::swap(run_, other.run_);
-    std::swap(run_size_, other.run_size_);
-    return *this;
-}
-
-Vcpu::~Vcpu() {
-    if (run_ != nullptr) ::munmap(run_, run_size_);
-}
-
-tl::unexpected<state::Error> Vcpu::refused(const char* name, int sys_errno) const {
-    return kernel_failure("vCPU " + std::to_string(id_) + ": " + name, sys_errno);
-}
-
-Status Vcpu::call(unsigned long request, void* arg, const char* name) const {
-    int answer = 0;
-    do {
-        answer = ::ioctl(fd_.get(), request, arg);
-    } while (answer < 0 && errno == EINTR);
-    if (answer < 0) return refused(name, errno);
-    return {};
-}
-
-Result<RunEnd> Vcpu::run() {
-    if (::ioctl(fd_.get(), KVM_RUN, 0UL) == 0) return RunEnd::kExit;
-    // EAGAIN: the vCPU was waiting to be initialised and was woken; to the caller the same thing.
-    if (errno == EINTR || errno == EAGAIN) return RunEnd::kInterrupted;
-    return refused("KVM_RUN", errno);
 }
 
 Result<kvm_regs> Vcpu::regs() const {
@@ -117,16 +70,6 @@ Status Vcpu::set_xcrs(const kvm_xcrs& xcrs) {
     return call(KVM_SET_XCRS, &copy, "KVM_SET_XCRS");
 }
 
-Result<kvm_vcpu_events> Vcpu::events() const {
-    kvm_vcpu_events events{};
-    return call(KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS").map([&] { return events; });
-}
-
-Status Vcpu::set_events(const kvm_vcpu_events& events) {
-    kvm_vcpu_events copy = events;
-    return call(KVM_SET_VCPU_EVENTS, &copy, "KVM_SET_VCPU_EVENTS");
-}
-
 Result<kvm_debugregs> Vcpu::debugregs() const {
     kvm_debugregs debugregs{};
     return call(KVM_GET_DEBUGREGS, &debugregs, "KVM_GET_DEBUGREGS").map([&] { return debugregs; });
@@ -135,16 +78,6 @@ Result<kvm_debugregs> Vcpu::debugregs() const {
 Status Vcpu::set_debugregs(const kvm_debugregs& debugregs) {
     kvm_debugregs copy = debugregs;
     return call(KVM_SET_DEBUGREGS, &copy, "KVM_SET_DEBUGREGS");
-}
-
-Result<kvm_mp_state> Vcpu::mp_state() const {
-    kvm_mp_state mp_state{};
-    return call(KVM_GET_MP_STATE, &mp_state, "KVM_GET_MP_STATE").map([&] { return mp_state; });
-}
-
-Status Vcpu::set_mp_state(const kvm_mp_state& mp_state) {
-    kvm_mp_state copy = mp_state;
-    return call(KVM_SET_MP_STATE, &copy, "KVM_SET_MP_STATE");
 }
 
 Status Vcpu::get_xsave(std::span<std::byte> area) const {
@@ -184,7 +117,7 @@ Result<CpuidEntries> Vcpu::cpuid() const {
 
 Result<std::uint32_t> Vcpu::msrs_call(unsigned long request, MsrBatch& batch,
                                       const char* name) const {
-    const int done = ::ioctl(fd_.get(), request, batch.raw());
+    const int done = ::ioctl(fd(), request, batch.raw());
     if (done < 0) return refused(name, errno);
     return static_cast<std::uint32_t>(done);
 }
@@ -223,32 +156,8 @@ Status Vcpu::set_msr(std::uint32_t index, std::uint64_t data) {
     return set_msrs(batch);
 }
 
-bool Vcpu::has_attribute(std::uint32_t group, std::uint64_t attribute) const {
-    kvm_device_attr attr{};
-    attr.group = group;
-    attr.attr = attribute;
-    return ::ioctl(fd_.get(), KVM_HAS_DEVICE_ATTR, &attr) == 0;
-}
-
-Result<std::uint64_t> Vcpu::attribute(std::uint32_t group, std::uint64_t attribute) const {
-    std::uint64_t value = 0;
-    kvm_device_attr attr{};
-    attr.group = group;
-    attr.attr = attribute;
-    attr.addr = reinterpret_cast<std::uint64_t>(&value);
-    return call(KVM_GET_DEVICE_ATTR, &attr, "KVM_GET_DEVICE_ATTR").map([&] { return value; });
-}
-
-Status Vcpu::set_attribute(std::uint32_t group, std::uint64_t attribute, std::uint64_t value) {
-    kvm_device_attr attr{};
-    attr.group = group;
-    attr.attr = attribute;
-    attr.addr = reinterpret_cast<std::uint64_t>(&value);
-    return call(KVM_SET_DEVICE_ATTR, &attr, "KVM_SET_DEVICE_ATTR");
-}
-
 Result<std::uint32_t> Vcpu::tsc_khz() const {
-    const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0UL);
+    const int khz = ::ioctl(fd(), KVM_GET_TSC_KHZ, 0UL);
     if (khz < 0) return refused("KVM_GET_TSC_KHZ", errno);
     return static_cast<std::uint32_t>(khz);
 }

@@ -118,7 +118,7 @@ Result<std::uint64_t> ClockMachine::offset_of(std::size_t vcpu) const {
 
 TscMap ClockMachine::map_of(std::uint32_t khz, std::uint64_t offset) const {
     // A frequency that the host cannot give is not taken by set_tsc_khz(): the vCPU runs unscaled.
-    const auto map = time::kvm_tsc_map(khz, host_.tsc_khz, host_.scaling_frac_bits);
+    const auto map = time::kvm_tsc_map(khz, host_.tsc_khz(), host_.scaling_frac_bits);
     return map.value_or(TscMap{0}).with_offset(offset);
 }
 
@@ -213,11 +213,11 @@ Status ClockMachine::set_tsc_khz(std::size_t vcpu, std::uint64_t khz) {
     const auto wanted = static_cast<std::uint32_t>(khz);
     const bool possible =
         wanted == khz && khz != 0 &&
-        (host_.scaling_frac_bits || time::within_tsc_tolerance(wanted, host_.tsc_khz));
+        (host_.scaling_frac_bits || time::within_tsc_tolerance(wanted, host_.tsc_khz()));
     if (!possible)
         return state::fail(ErrorCode::kUnsupported, vcpu_name(vcpu) + ": KVM_SET_TSC_KHZ",
                            std::to_string(khz) + " kHz on a host of " +
-                               std::to_string(host_.tsc_khz) + " kHz that cannot scale",
+                               std::to_string(host_.tsc_khz()) + " kHz that cannot scale",
                            "choose a destination with TSC scaling or the same frequency");
     Status set = vcpus_[vcpu]->set_tsc_khz(wanted);
     if (!set) {

@@ -1,0 +1,18 @@
+# What the build uses of other people's work, where it runs on the machine that builds it.
+find_package(fmt REQUIRED)
+find_package(tl-expected REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(PkgConfig REQUIRED)
+# The archive before the shared library: `continuo` is linked statically (cmake/Findfmt.cmake says why).
+set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
+if(CONTINUO_TESTS)
+    find_package(GTest REQUIRED)
+    find_package(rapidcheck REQUIRED)
+    find_package(Boost REQUIRED)
+    include(GoogleTest)
+endif()
+if(CONTINUO_BENCH)
+    find_package(benchmark REQUIRED)
+endif()

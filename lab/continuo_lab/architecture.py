@@ -19,7 +19,8 @@ class Architecture:
     more_modules: Tuple[str, ...]  # in the base image where the package has them
     build_folder: str  # of this repository: where its programs are, built by `make_target`
     make_target: str
-    settle: str  # shell lines of the first process, after the modules and before the program
+    settle_clock: str  # shell lines of the first process, before any module of KVM
+    settle: str  # and after the modules, before the program
     kvm_holder: Optional[bytes]  # a program that `settle` starts as /.lab/bin/hold-kvm
 
     def is_native(self) -> bool:
@@ -29,14 +30,18 @@ class Architecture:
 _CONFIG = ("CONFIG_DEVTMPFS=y", "CONFIG_BLK_DEV_INITRD=y")
 _MORE_MODULES = ("virtio_net", "ptp_kvm", "ptp_vmclock")
 
-_SETTLE_X86 = r"""
+_SETTLE_CLOCK_X86 = r"""
 # The kernel refines the TSC's frequency a second after boot, and only then switches to it for good:
-# a program that measures clocks must not see that happen.
+# a program that measures clocks must not see that happen, nor must KVM: up to Linux 6.1 or so it
+# computes its guests' clock pages from the frequency of the moment when it was loaded.
 source=/sys/devices/system/clocksource/clocksource0/current_clocksource
 while [ "$(cat $source)" != tsc ] && [ $tries -lt 200 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done
+"""
+
+_SETTLE_X86 = r"""
 # Some VMs stay open as long as the host is up: kvm_holder.py says why.
 mkfifo /.lab/held
 /.lab/bin/hold-kvm >/.lab/held 3>&- &
@@ -53,7 +58,7 @@ AMD64 = Architecture(
     debian="amd64",
     elf_machine=62,  # EM_X86_64
     uname_machine="x86_64",
-    console="ttyS0",
+    console="ttyS0,115200",
     # The other CPUs are brought up by the first process.
     kernel_line="tsc=reliable clocksource=tsc maxcpus=1",
     config=("CONFIG_SERIAL_8250_CONSOLE=y", *_CONFIG),
@@ -61,6 +66,7 @@ AMD64 = Architecture(
     more_modules=("msr", "cpuid", *_MORE_MODULES),
     build_folder="build",
     make_target="make build",
+    settle_clock=_SETTLE_CLOCK_X86,
     settle=_SETTLE_X86,
     kvm_holder=kvm_holder.elf(),
 )
@@ -76,6 +82,7 @@ ARM64 = Architecture(
     more_modules=_MORE_MODULES,
     build_folder="build-arm64",
     make_target="make arm64",
+    settle_clock="",
     settle="",  # the architected counter has one frequency from the start, and KVM is built in
     kvm_holder=None,
 )

@@ -13,12 +13,15 @@ from .elf import Elf, NotElf
 from .errors import FETCH_FAILED, LabError
 from .packages import Apt, Package, candidate_version, unpack
 
-RECIPE = 6  # raise it when what is written here or what the host loads changes
+RECIPE = 7  # raise it when what is written here or what the host loads changes
 
 INIT = r"""#!/.lab/bin/sh
-# The first process of an emulated host. Three virtio ports lead out: 1 is the program's stdout,
-# 2 its stderr, 3 the status lines that the tool reads. A write into a port returns only when
-# QEMU has taken the bytes, so nothing is lost at power-off.
+# The first process of an emulated host. Three ports lead out: 1 is the program's stdout, 2 its
+# stderr, 3 the status lines that the tool reads. Virtio ports, where a write returns only when QEMU
+# has taken the bytes; or serial ones (lab_port on the kernel's command line), where closing waits
+# for the last byte. So nothing is lost at power-off.
+port=${lab_port:-/dev/vport0p}
+unset lab_port
 export PATH=/.lab/bin
 mount -t proc proc /proc
 busybox --install -s /.lab/bin 2>/dev/null  # but for those that are there
@@ -31,6 +34,8 @@ mount -t tmpfs tmpfs /dev/shm
 chmod 1777 /tmp /dev/shm
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t tracefs tracefs /sys/kernel/tracing
+tries=0
+. /.lab/settle_clock
 failed=
 while read -r module; do
     insmod "/.lab/modules/$module.ko" || failed="$failed $module"
@@ -39,12 +44,15 @@ ip link set lo up
 hostname lab
 
 tries=0
-while ! [ -c /dev/vport0p3 ] && [ $tries -lt 200 ]; do
+while ! [ -c ${port}3 ] && [ $tries -lt 200 ]; do
     tries=$((tries + 1))
     sleep 0.05
 done
+case $port in
+*tty*) for number in 1 2 3; do stty -F $port$number raw 115200; done ;;
+esac
 # Without the port there is nobody to tell; what follows stands in the console's log.
-exec 3>/dev/vport0p3 || { echo "lab: no status port"; poweroff -f; }
+exec 3>${port}3 || { echo "lab: no status port"; poweroff -f; }
 if ! [ -c /dev/kvm ]; then
     echo "fail /dev/kvm did not appear; modules that failed:${failed:- none}" >&3
     poweroff -f
@@ -52,9 +60,9 @@ fi
 holder=
 . /.lab/settle
 mkfifo /.lab/stdout /.lab/stderr
-cat /.lab/stdout 3>&- >/dev/vport0p1 &
+cat /.lab/stdout 3>&- >${port}1 &
 relay_stdout=$!
-cat /.lab/stderr 3>&- >/dev/vport0p2 &
+cat /.lab/stderr 3>&- >${port}2 &
 relay_stderr=$!
 # The last line before the program: where the tool did not get it, nothing was run.
 read -r up idle </proc/uptime
@@ -70,6 +78,7 @@ for process in /proc/[0-9]*; do
 done
 wait $relay_stdout $relay_stderr
 echo "exit $code" >&3
+exec 3>&-
 poweroff -f
 """
 
@@ -100,6 +109,7 @@ def write_base(
         archive.file(f"/.lab/modules/{name}.ko", content)
     if architecture.kvm_holder is not None:
         archive.file("/.lab/bin/hold-kvm", architecture.kvm_holder, 0o755)
+    archive.file("/.lab/settle_clock", architecture.settle_clock.encode())
     archive.file("/.lab/settle", architecture.settle.encode())
     archive.file("/.lab/init", INIT.encode(), 0o755)
     archive.finish()

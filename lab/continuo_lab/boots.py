@@ -7,7 +7,7 @@ import shutil
 import time
 from typing import Dict, Tuple
 
-from . import errors
+from . import bochs, errors
 from .cache import Cache, CachedKernel, cache_root
 from .catalog import Host
 from .emulator import Emulator, Outcome
@@ -15,7 +15,7 @@ from .errors import LabError
 from .newer_qemu import NewerQemu, Qemu
 from .payload import Payload
 from .progress import Progress
-from .requirements import require_program
+from .requirements import require_files, require_program
 
 # A boot under TCG is lost now and then. The last try has time enough for a busy machine.
 BOOT_SECONDS_MAX = (60.0, 90.0, 180.0)
@@ -24,9 +24,13 @@ _KERNEL_MIB = 224  # what the kernel and the base image take, measured, with som
 
 
 def qemu_for(host: Host, cache: Cache, progress: Progress) -> Qemu:
-    """The machine's, installed where root may and it is missing, or a newer one in the cache."""
+    """The machine's, installed where root may and it is missing, or a newer one in the cache. Or
+    Bochs, for the host that is its."""
     if host.qemu_from is not None:
         return NewerQemu(cache, progress).find_or_fetch(host)
+    if host.emulator == "Bochs":
+        require_files(bochs.FILES, host.qemu_package, progress)
+        return Qemu(require_program(host.qemu, host.qemu_package, progress), bochs.ENVIRONMENT)
     return Qemu(require_program(host.qemu, host.qemu_package, progress), {})
 
 

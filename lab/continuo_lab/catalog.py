@@ -19,6 +19,13 @@ class Host:
     modules: Tuple[str, ...]  # inserted with their dependencies, but for what is built in
     kernel_parameters: str = ""
     qemu_from: Optional[str] = None  # a Debian suite, where the machine's own QEMU is too old
+    emulator: str = "QEMU"  # or "Bochs" (bochs.py), which then is what the fields above name
+    cpus_max: int = 64
+    kernels: Tuple[str, ...] = ()  # the only ones that run on it; empty: any
+    boot_seconds_max: Tuple[float, ...] = ()  # of each try; empty: as everywhere under TCG
+
+    def runs(self, kernel: "Kernel") -> bool:
+        return not self.kernels or kernel.series in self.kernels
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,21 @@ HOSTS = {
             qemu_arguments=(*_ARM64_ARGUMENTS, "-cpu", "max,sve=off,sme=off,pauth-impdef=on"),
             modules=_VIRTIO,
             qemu_from="bookworm-backports",
+        ),
+        Host(
+            name="x86-vmx-scaling",
+            summary="x86-64 with Intel VMX and TSC scaling (48 bits), nested too; 1 CPU; slow",
+            architecture=AMD64,
+            emulator="Bochs",
+            qemu="bochs",
+            qemu_package="bochs bochs-term seabios isolinux syslinux-common",
+            qemu_arguments=(),
+            modules=("kvm-intel", "msr", "cpuid"),
+            # Whoever panics is to end Bochs: bochs.py. What defends against other guests costs time.
+            kernel_parameters="lab_port=/dev/ttyS reboot=triple mitigations=off nokaslr",
+            cpus_max=1,
+            kernels=("6.12", "6.1"),  # 7.2 panics over this processor's FPU
+            boot_seconds_max=(1800.0,),
         ),
     )
 }

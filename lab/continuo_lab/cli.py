@@ -30,6 +30,8 @@ from .progress import Progress
 from .requirements import why_missing
 from .streams import Descriptor, Memory, OutputClosed
 
+_CPUS = 2  # of a host, unless asked for
+
 _EXIT_CODES = f"""exit codes:
   the program's own (128 + N if signal N ended it), or
   {errors.FETCH_FAILED}  a kernel could not be fetched
@@ -143,6 +145,8 @@ def describe(host: Host, kernel: Kernel, cache: Cache, progress: Progress) -> Di
     elif newer.find(host) is None:
         why_not = why_not or newer.why_not(host)
         cached = None
+    if not host.runs(kernel):
+        why_not = f"only {' and '.join(host.kernels)} run there"
     if why_not:
         return {**row, "state": NOT_TO_BE_HAD, "why": why_not}
     if cached is None:
@@ -186,15 +190,17 @@ def _run(options, command: Optional[List[str]], progress: Progress) -> int:
             "write it after two dashes: continuo-lab run -- build/continuo doctor",
         )
     host = HOSTS[options.host]
+    wanted = kernel_named(options.kernel)
+    _check_fits(host, wanted, options.smp)
     payload = build_payload(host, command, options.file)
     check_memory(payload, options.memory)
     cache = Cache(cache_root(), progress)
     qemu = qemu_for(host, cache, progress)
-    kernel = cache.find_or_fetch(host, kernel_named(options.kernel))
+    kernel = cache.find_or_fetch(host, wanted)
     with initramfs_of(kernel, payload) as initramfs:
         boot = Boot(
-            host, qemu.program, kernel.vmlinuz, initramfs, options.smp, options.memory,
-            options.timeout, BOOT_SECONDS_MAX[-1], environment=qemu.environment,
+            host, qemu.program, kernel.vmlinuz, initramfs, cpus_of(host, options.smp),
+            options.memory, options.timeout, BOOT_SECONDS_MAX[-1], environment=qemu.environment,
         )  # fmt: skip
         outcome, captured, boots = _until_up(boot, kernel, options.json, progress)
     if options.json:
@@ -203,16 +209,32 @@ def _run(options, command: Optional[List[str]], progress: Progress) -> int:
     return outcome.exit_code
 
 
+def _check_fits(host: Host, kernel: Kernel, cpus: Optional[int]) -> None:
+    if not host.runs(kernel):
+        raise LabError(
+            errors.BAD_REQUEST,
+            f"Linux {kernel.series} does not run on {host.name}",
+            f"choose one of these: --kernel {'|'.join(host.kernels)}",
+        )
+    if cpus is not None and cpus > host.cpus_max:
+        raise LabError(errors.BAD_REQUEST, f"{host.name} has at most {host.cpus_max} CPUs")
+
+
+def cpus_of(host: Host, asked: Optional[int]) -> int:
+    return asked or min(_CPUS, host.cpus_max)
+
+
 def _until_up(boot: Boot, kernel: CachedKernel, capture: bool, progress: Progress):
     """(outcome, sinks of stdout and stderr, number of boots). Boots again where a boot was lost
     before the program began; nothing was run then, so nothing can be run twice."""
-    for number, seconds_max in enumerate(BOOT_SECONDS_MAX, start=1):
+    limits = boot.host.boot_seconds_max or BOOT_SECONDS_MAX
+    for number, seconds_max in enumerate(limits, start=1):
         sinks = (Memory(), Memory()) if capture else (Descriptor(1), Descriptor(2))
         this_boot = dataclasses.replace(boot, boot_seconds_max=seconds_max)
         try:
             return _emulate(this_boot, kernel, sinks, progress), sinks, number
         except BootFailed as failure:
-            if number == len(BOOT_SECONDS_MAX):
+            if number == len(limits):
                 failure.args = (f"{failure}\n  this was boot {number}, and the last",)
                 raise
             progress.warn(f"boot {number} failed, nothing was run, booting again: {failure}")
@@ -222,7 +244,8 @@ def _until_up(boot: Boot, kernel: CachedKernel, capture: bool, progress: Progres
 def _emulate(boot: Boot, kernel: CachedKernel, sinks, progress: Progress) -> Outcome:
     with contextlib.ExitStack() as booting:
         emulator = Emulator(boot, *sinks, on_up=booting.close)
-        what = f"booting Linux {kernel.manifest.release} on {boot.host.name} ({boot.smp} CPUs, TCG)"
+        with_what = f"{boot.smp} CPUs, {boot.host.emulator}"
+        what = f"booting Linux {kernel.manifest.release} on {boot.host.name} ({with_what})"
         booting.enter_context(progress.stage(what))
         try:
             outcome = emulator.run()
@@ -241,6 +264,8 @@ def _emulate(boot: Boot, kernel: CachedKernel, sinks, progress: Progress) -> Out
 
 
 def _run_pair(options, command: Optional[List[str]], progress: Progress) -> int:
+    if HOSTS[options.host].emulator != "QEMU":
+        raise LabError(errors.BAD_REQUEST, f"{options.host} has no network: choose another host")
     commands = _programs_of_pair(command)
     hosts = {name: _host_request(options, name, commands[name]) for name in NAMES}
     offset = options.realtime_offset
@@ -283,7 +308,7 @@ def _host_request(options, name: str, command: Sequence[str]) -> HostRequest:
     return HostRequest(
         kernel=own("kernel") or options.kernel,
         command=command,
-        smp=options.smp,
+        smp=cpus_of(HOSTS[options.host], options.smp),
         memory_mib=options.memory,
         kernel_parameters=own("kernel_parameters"),
         tsc_khz=own("tsc_khz"),
@@ -387,7 +412,7 @@ def _run_options(running: argparse.ArgumentParser) -> None:
     """What `run` and `pair` share."""
     running.add_argument("--host", choices=list(HOSTS), default=DEFAULT_HOST)
     _add_kernel(running)
-    running.add_argument("--smp", type=_between(1, 64), default=2, metavar="N", help="CPUs (2)")
+    running.add_argument("--smp", type=_between(1, 64), metavar="N", help="CPUs (2)")
     running.add_argument(
         "--memory", type=_between(256, 1 << 20), default=1024, metavar="MIB", help="(1024)"
     )

@@ -1,6 +1,6 @@
-"""Runs QEMU, relays the program's output, and finds out how it all ended.
+"""Runs QEMU or Bochs, relays the program's output, and finds out how it all ended.
 
-Apart from the kernel image, everything that QEMU reads and writes is an inherited descriptor: a run
+Apart from the kernel image, everything that they read and write is an inherited descriptor: a run
 has no files, so nothing is left behind however the tool ends.
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
 
+from . import bochs
 from .catalog import Host
 from .errors import HOST_DIED, HOST_NEVER_UP, TIMED_OUT, BootFailed, LabError
 from .streams import Sink
@@ -53,9 +54,9 @@ class Outcome:
     total_s: float = 0.0
 
 
-def kernel_line(host: Host) -> str:
+def kernel_line(host: Host, further: str = "") -> str:
     of_host = (host.architecture.kernel_line, host.kernel_parameters)
-    words = (f"console={host.architecture.console}", _KERNEL_LINE, *of_host)
+    words = (f"console={host.architecture.console}", _KERNEL_LINE, *of_host, further)
     return " ".join(word for word in words if word)
 
 
@@ -67,7 +68,7 @@ def qemu_command(boot: Boot, ports: Dict[str, int], console: int) -> List[str]:
         *boot.host.qemu_arguments,
         *("-smp", str(boot.smp), "-m", str(boot.memory_mib)),
         *("-kernel", str(boot.vmlinuz), "-initrd", f"/dev/fd/{boot.initramfs.fileno()}"),
-        *("-append", f"{kernel_line(boot.host)} {boot.kernel_parameters}".rstrip()),
+        *("-append", kernel_line(boot.host, boot.kernel_parameters)),
         *("-chardev", f"file,id=console,path=/dev/fd/{console}", "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,max_ports=8"),
     ]
@@ -90,6 +91,7 @@ class Emulator:
         self._failure = ""
         self._cancelled: Optional[LabError] = None
         self._began = 0.0
+        self._screen = bochs.Screen()
         self.console = bytearray()
         self.command: List[str] = []
 
@@ -128,7 +130,7 @@ class Emulator:
             os.set_blocking(reads[name], False)
             selector.register(reads[name], selectors.EVENT_READ, name)
         ports = {name: writes[name] for name in ("stdout", "stderr", "status")}
-        self.command = qemu_command(self._boot, ports, writes["console"])
+        descriptors = [*writes.values(), *self._prepare(ports, writes["console"], stack)]
         self._began = time.monotonic()
         try:
             return subprocess.Popen(
@@ -136,9 +138,7 @@ class Emulator:
                 stdin=subprocess.DEVNULL,
                 stdout=writes["console"],
                 stderr=writes["console"],
-                pass_fds=[
-                    *writes.values(), self._boot.initramfs.fileno(), *self._boot.descriptors
-                ],
+                pass_fds=descriptors,
                 preexec_fn=_dies_with(os.getpid(), self._boot.cpu),
                 env={**os.environ, **self._boot.environment},
                 start_new_session=True,  # Ctrl-C reaches the tool only, which then ends QEMU
@@ -146,6 +146,18 @@ class Emulator:
         finally:
             for descriptor in writes.values():
                 os.close(descriptor)
+
+    def _prepare(self, ports: Dict[str, int], console: int, stack) -> List[int]:
+        """The command; what it reads beside the ports, as descriptors."""
+        boot = self._boot
+        if boot.host.emulator == "Bochs":
+            line = kernel_line(boot.host, boot.kernel_parameters)
+            prepared = bochs.prepare(boot, line, {**ports, "console": console})
+            stack.callback(prepared.close)
+            self.command = prepared.command
+            return prepared.descriptors
+        self.command = qemu_command(boot, ports, console)
+        return [boot.initramfs.fileno(), *boot.descriptors]
 
     def _relay(self, selector, process: subprocess.Popen) -> Optional[LabError]:
         """Until QEMU ends, the end of the program is long past, or the time is up."""
@@ -194,6 +206,7 @@ class Emulator:
 
     def _take_console(self, data: bytes) -> None:
         self.console += data
+        self._screen.look(self.console)
         if len(self.console) > _CONSOLE_BYTES_MAX:
             half = _CONSOLE_BYTES_MAX // 2
             self.console[half:-half] = b"\n[... left out ...]\n"
@@ -247,7 +260,7 @@ class Emulator:
     def _verdict(self, process: subprocess.Popen) -> Optional[LabError]:
         if self._finished_at is not None:
             return None
-        how = f"QEMU ended with {process.returncode}"
+        how = f"{self._boot.host.emulator} ended with {process.returncode}"
         if self._failure:
             return LabError(
                 HOST_NEVER_UP,
@@ -256,7 +269,7 @@ class Emulator:
             )
         if self._outcome.up_s is None:
             if process.returncode > 0:  # its own refusal; a panic of the guest ends it with 0
-                return LabError(HOST_NEVER_UP, f"QEMU refused ({how})", "see the console's log")
+                return LabError(HOST_NEVER_UP, f"it refused ({how})", "see the console's log")
             return BootFailed(
                 f"the emulated host ended before it was up ({how})",
                 "see the console's log; a fresh kernel may help: continuo-lab fetch",

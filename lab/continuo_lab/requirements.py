@@ -3,13 +3,16 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Iterable
 
 from .errors import MACHINE_LACKS, LabError
 from .progress import Progress
 
 
 def require_program(program: str, package: str, progress: Progress) -> str:
-    """Path of `program`; as root, installs `package` where it is missing, and says so."""
+    """Path of `program`; as root, installs `package` (or several, with spaces between them) where
+    it is missing, and says so."""
     path = shutil.which(program)
     if path is None:
         _install(program, package, progress)
@@ -17,6 +20,13 @@ def require_program(program: str, package: str, progress: Progress) -> str:
     if path is None:
         raise LabError(MACHINE_LACKS, f"{package} was installed, but {program} is not to be found")
     return path
+
+
+def require_files(paths: Iterable[Path], package: str, progress: Progress) -> None:
+    """The same for files that are no programs."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        _install(missing[0], package, progress)
 
 
 def why_missing(program: str, package: str) -> str:
@@ -27,7 +37,7 @@ def why_missing(program: str, package: str) -> str:
 
 
 def _install(program: str, package: str, progress: Progress) -> None:
-    command = ["apt-get", "install", "-y", "--no-install-recommends", package]
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *package.split()]
     by_hand = "run: " + ("" if os.geteuid() == 0 else "sudo ") + " ".join(command)
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise LabError(MACHINE_LACKS, f"{program} is missing (Debian package {package})", by_hand)

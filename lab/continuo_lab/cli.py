@@ -78,7 +78,12 @@ def _split(arguments: List[str]) -> Tuple[List[str], Optional[List[str]]]:
 
 
 def _matrix(options, progress: Progress) -> int:
-    known = [matrix.Column(host, kernel) for host in HOSTS for kernel in KERNELS]
+    known = [
+        matrix.Column(host.name, kernel.series)
+        for host in HOSTS.values()
+        for kernel in KERNELS.values()
+        if host.runs(kernel)
+    ]
     columns = matrix.chosen(known, options.only)
     if not columns:
         raise LabError(

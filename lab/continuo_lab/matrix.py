@@ -25,6 +25,7 @@ WORKS, ABSENT, QUIRK, FAILED, NOT_RUN = "works", "absent", "quirk", "FAILED", "n
 _ORDER = (FAILED, QUIRK, WORKS, ABSENT, NOT_RUN)  # what a cell says where its evidence differs
 _DOCTOR = {"works": WORKS, "absent": ABSENT, "broken": QUIRK, "not-run": NOT_RUN}
 _TOOL = Path(__file__).resolve().parents[1] / "continuo-lab"
+_SCALING = _TOOL.parent / "scaling/run"
 _TESTS = ("continuo_kvm_test", "continuo_vmm_witness_test", "continuo_vmm_migration_test")
 _JOB_SECONDS = 900
 
@@ -134,11 +135,31 @@ def demo(column: Column, results: Results) -> None:
     results.figures.update(figures)
 
 
-JOBS: Dict[str, Callable[[Column, Results], None]] = {
+def scaling(column: Column, results: Results) -> None:
+    """All in one boot, which takes minutes of processor time there."""
+    done = subprocess.run([str(_SCALING), "--kernel", column.kernel, "--json"],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", check=False)  # fmt: skip
+    try:
+        (told,) = json.loads(done.stdout)
+    except ValueError:
+        _failed(results, "scaling", Done(done.returncode, done.stdout, done.stderr))
+        return
+    results.release = told["release"]
+    results.findings += [Finding(**found) for found in told["findings"]]
+
+
+Job = Callable[[Column, Results], None]
+JOBS: Dict[str, Job] = {
     "doctor": doctor,
     "tests": tests,
     "demo": demo,
 }
+
+
+def jobs_of(column: Column) -> Dict[str, Job]:
+    return {"scaling": scaling} if column.host == "x86-vmx-scaling" else JOBS
+
 
 
 def _once_more(column: Column, arguments: Sequence[str], good: Callable[[Done], bool]) -> Done:
@@ -259,7 +280,7 @@ def run_columns(columns: Sequence[Column], progress: Progress) -> List[Results]:
     for number, column in enumerate(columns, 1):
         results = Results(column)
         began = time.monotonic()
-        for name, job in JOBS.items():
+        for name, job in jobs_of(column).items():
             with progress.stage(f"[{number}/{len(columns)}] {column.title()}: {name}"):
                 job(column, results)
             if name == "doctor" and _host_cannot_be_had(results):

@@ -15,10 +15,11 @@ from unittest import mock
 LAB = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(LAB))
 
-from continuo_lab import bochs, cli, errors, iso  # noqa: E402
+from continuo_lab import bochs, cli, errors, iso, matrix  # noqa: E402
 from continuo_lab.catalog import HOSTS, KERNELS  # noqa: E402
 from continuo_lab.emulator import kernel_line  # noqa: E402
 from continuo_lab.errors import LabError  # noqa: E402
+from continuo_lab.evidence import REQUIREMENTS  # noqa: E402
 
 HOST = HOSTS["x86-vmx-scaling"]
 SECTOR = 2048
@@ -193,6 +194,27 @@ class Runner(unittest.TestCase):
     def test_all_passed(self):
         self.run.take_tests(self.outcome, "scaling", 0, self.TESTS)
         self.assertEqual((len(self.outcome.passed), self.outcome.failed), (3, []))
+        keys = [(found["job"], found["key"], found["state"]) for found in self.outcome.findings]
+        self.assertEqual(keys[0], ("scaling", "S0.6 Nested.A", "works"))
+
+    def test_the_evidence_is_named_as_the_matrix_wants_it(self):
+        self.assertEqual(
+            self.run.evidence_of("kvm", "Kvm/MachineContract.NowNeverGoesBack/kvm"),
+            ("tests", "MachineContract.NowNeverGoesBack/kvm"),
+        )
+        for group, (number, _) in self.run.REQUIREMENTS.items():
+            key = f"{number} {group}.Any"
+            self.assertEqual(self.run.evidence_of("scaling", f"{group}.Any"), ("scaling", key))
+            column = matrix.Results(matrix.Column("x86-vmx-scaling", "6.12"))
+            column.findings.append(matrix.Finding("scaling", key, matrix.WORKS))
+            (wanted,) = [one for one in REQUIREMENTS if one.number == number]
+            self.assertEqual(matrix.cell(wanted, column), (matrix.WORKS, ""))
+
+    def test_what_failed_is_in_no_cell_that_works(self):
+        failing = self.TESTS.replace("[       OK ] Nested.B", "[  FAILED  ] Nested.B")
+        self.run.take_tests(self.outcome, "scaling", 1, failing)
+        states = {found["key"]: found["state"] for found in self.outcome.findings}
+        self.assertEqual(states, {"S0.6 Nested.A": "works", "S0.6 Nested.B": "FAILED"})
 
     def test_a_test_that_never_ended_is_a_failure(self):
         self.run.take_tests(self.outcome, "scaling", 0, self.TESTS.rsplit("[       OK", 1)[0])

@@ -1,4 +1,4 @@
-"""What every boot needs, of one host or of two: its initramfs, its log where it failed, its result."""
+"""What every boot needs, of one host or of two: initramfs, log where it failed, result."""
 
 import base64
 import contextlib

@@ -441,9 +441,9 @@ def _pair_options(actions) -> None:
         actions,
         "pair",
         "run a program on each of two hosts, a and b, with a network between them",
-        "pair --realtime-offset=-7 -- sh -c 'nc -l -p 7000' -- sh -c 'date | nc a 7000'",
+        "pair --realtime-offset=-7 -- sh -c 'nc -l -p 7000' -- sh -c 'sleep 1; date | nc a 7000'",
     )
-    pairing.usage = "continuo-lab pair [options] -- PROGRAM-OF-A [ARGUMENT ...] [-- PROGRAM-OF-B ...]"
+    pairing.usage = "continuo-lab pair [options] -- PROGRAM-OF-A [ARG ...] [-- PROGRAM-OF-B ...]"
     pairing.description += (
         f" They are called a ({ADDRESSES['a']}) and b ({ADDRESSES['b']}) on both. One program runs "
         "on both where only one is given; CONTINUO_LAB_NAME is a or b inside. Lines of output "

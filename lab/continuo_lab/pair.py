@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import errors
+from .architecture import AMD64
 from .boots import (
     BOOT_SECONDS_MAX,
     check_memory,
@@ -42,7 +43,8 @@ NAMES = ("a", "b")
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 _SHARED_BYTES = 1 << 16
 _ICOUNT_KHZ = 1_000_000  # its TSC is virtual time in ns
-_CLOCK_PROGRAM = Path(__file__).resolve().parents[2] / "build" / "continuo-crosshost"
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_CLOCK_PROGRAM = "continuo-crosshost"
 _POLL_SECONDS = 0.05
 
 
@@ -123,6 +125,7 @@ class Ended(LabError):
 
 def run_pair(request: PairRequest, progress: Progress) -> PairResult:
     """Raises LabError where nothing was run; what happens afterwards is in the result."""
+    _check(request)
     payloads = {name: _payload(request, name) for name in NAMES}
     for name, payload in payloads.items():
         check_memory(payload, request.hosts[name].memory_mib)
@@ -144,6 +147,17 @@ def run_pair(request: PairRequest, progress: Progress) -> PairResult:
     raise AssertionError("the last boot returns or raises")
 
 
+def _check(request: PairRequest) -> None:
+    has_tsc = request.host.architecture is AMD64
+    for name, asked in request.hosts.items():
+        if not has_tsc and (asked.icount or asked.tsc_khz is not None):
+            raise LabError(
+                errors.BAD_REQUEST,
+                f"host {name}: {request.host.name} has no TSC; its counter's frequency is fixed",
+                "leave out --tsc-khz and --icount, or take --host x86-svm",
+            )
+
+
 # ---- what runs inside ----
 
 
@@ -151,14 +165,16 @@ def _payload(request: PairRequest, name: str) -> Payload:
     payload = build_payload(request.host, request.hosts[name].command, request.files)
     clock: Tuple[str, ...] = ()
     if request.sets_clocks():
-        if not _CLOCK_PROGRAM.is_file():
+        program = _REPOSITORY / request.host.architecture.build_folder / _CLOCK_PROGRAM
+        if not program.is_file():
             raise LabError(
                 errors.NOT_FOUND,
-                f"clocks are set by {_CLOCK_PROGRAM}, which is not there",
-                "build it: make build",
+                f"clocks are set by {program}, which is not there",
+                f"build it: {request.host.architecture.make_target}",
             )
-        payload.place(_CLOCK_PROGRAM, str(_CLOCK_PROGRAM))
-        clock = (f"{_clock_command(request, name)} {PROLOGUE_DESCRIPTOR}>&- || exit 126",)
+        payload.place(program, str(program))
+        command = _clock_command(request, name, program)
+        clock = (f"{command} {PROLOGUE_DESCRIPTOR}>&- || exit 126",)
     payload.prologue = (*_prologue(name), *clock)
     payload.epilogue = _EPILOGUE
     return payload
@@ -187,10 +203,10 @@ _EPILOGUE = (
 )
 
 
-def _clock_command(request: PairRequest, name: str) -> str:
+def _clock_command(request: PairRequest, name: str, program: Path) -> str:
     """The same on both hosts but for the NTP state: they set the clocks together."""
     asked = request.hosts[name]
-    words = [str(_CLOCK_PROGRAM), "clock"]
+    words = [str(program), "clock"]
     if request.realtime_offset_ns is not None:
         words += [f"--offset-ns={request.realtime_offset_ns}"]
     if asked.maxerror_us is not None:
@@ -318,7 +334,7 @@ class _Pair:
     # -- building --
 
     def _build(self, stack, payloads, kernels, qemu, seconds_max) -> None:
-        machine_khz = machine_tsc_khz()
+        machine_khz = machine_tsc_khz() if self._request.host.architecture is AMD64 else None
         network = dict(zip(NAMES, socket.socketpair()))
         page = os.memfd_create("continuo-lab-page")
         stack.callback(os.close, page)

@@ -3,6 +3,7 @@
 #include <sys/timex.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <ctime>
 
 #include "continuo/kvm/counter.h"
@@ -89,7 +90,8 @@ Status step_realtime(std::int64_t by_ns) {
 
 Status set_ntp_state(const NtpState& ntp) {
     timex wanted{};
-    wanted.modes = ADJ_STATUS | ADJ_MAXERROR | ADJ_ESTERROR;
+    wanted.modes = ADJ_STATUS | ADJ_MAXERROR | ADJ_ESTERROR | ADJ_FREQUENCY;
+    wanted.freq = static_cast<long>(std::int64_t{ntp.frequency_ppb} * 65'536 / 1'000);
     wanted.status = ntp.synchronised ? 0 : STA_UNSYNC;
     wanted.maxerror = wanted.esterror = static_cast<long>(ntp.maxerror_us);
     timex tai{};
@@ -101,10 +103,11 @@ Status set_ntp_state(const NtpState& ntp) {
     timex found{};
     const bool read = ::adjtimex(&found) >= 0;
     const bool same = ((found.status & STA_UNSYNC) == 0) == ntp.synchronised &&
-                      found.maxerror >= wanted.maxerror && found.tai == ntp.tai_offset_sec;
+                      found.maxerror >= wanted.maxerror && found.tai == ntp.tai_offset_sec &&
+                      std::abs(found.freq - wanted.freq) <= 1;
     if (read && same) return {};
     return state::fail(ErrorCode::kKernel, "adjtimex", "it reads back other than written",
-                       "maxerror is at most 16000000 us");
+                       "maxerror is at most 16000000 us, a frequency 500 ppm");
 }
 
 Result<std::optional<std::int64_t>> set_realtime_offset(SharedPage& page, std::int64_t offset_ns) {

@@ -16,9 +16,11 @@ struct NtpState {
     /// 16 s (NTP_PHASE_LIMIT).
     std::uint32_t maxerror_us = 16'000'000;
     std::int32_t tai_offset_sec = 0;
+    std::int32_t frequency_ppb = 0;  ///< what NTP corrects of the clock's rate; at most 500 ppm
 };
 
-/// adjtimex(ADJ_STATUS | ADJ_MAXERROR | ADJ_ESTERROR | ADJ_TAI), read back. kKernel.
+/// adjtimex(ADJ_STATUS | ADJ_MAXERROR | ADJ_ESTERROR | ADJ_FREQUENCY, and ADJ_TAI), read back.
+/// kKernel.
 Status set_ntp_state(const NtpState& ntp);
 
 /// Both sides call it. Steps b's REALTIME to a's plus `offset_ns`, by ADJ_SETOFFSET, which leaves

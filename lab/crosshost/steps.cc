@@ -72,10 +72,13 @@ Result<Step> parse_step(const Json& json, std::size_t number) {
     reader.read("moves", step.moves);
     reader.read_policy(step.policy);
     reader.read("offset_ns", step.offset_ns);
+    reader.read("exchange", step.exchange);
     reader.read("synchronised_a", step.ntp_a.synchronised);
     reader.read("synchronised_b", step.ntp_b.synchronised);
     reader.read("maxerror_us_a", step.ntp_a.maxerror_us);
     reader.read("maxerror_us_b", step.ntp_b.maxerror_us);
+    reader.read("frequency_ppb_a", step.ntp_a.frequency_ppb);
+    reader.read("frequency_ppb_b", step.ntp_b.frequency_ppb);
     reader.read("tai_offset_sec_a", step.ntp_a.tai_offset_sec);
     reader.read("tai_offset_sec_b", step.ntp_b.tai_offset_sec);
     if (auto good = reader.result(); !good) return tl::unexpected(std::move(good.error()));

@@ -19,6 +19,7 @@ struct Step {
     std::uint32_t moves = 1;
     state::Policy policy = state::Policy::kAdvance;
     std::int64_t offset_ns = 0;  ///< b's REALTIME less a's
+    bool exchange = true;        ///< false: elapsed time by TAI alone
     NtpState ntp_a;
     NtpState ntp_b;
 };

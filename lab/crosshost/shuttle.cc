@@ -58,7 +58,7 @@ Status run_loops(vmm::VirtualMachine& machine, std::uint64_t loops) {
 }
 
 Json reading_json(const vmm::witness::Reading& reading) {
-    return {{"tsc", reading.tsc}, {"kvmclock_ns", reading.kvmclock_ns}};
+    return {{"tsc", reading.counter}, {"kvmclock_ns", reading.clock}};
 }
 
 Json page_json(const time::PvclockLine& page) {
@@ -259,9 +259,9 @@ class Shuttle {
         if (*page) json["page"] = page_json(**page);
         json["before"] = reading_json(record->before);
         json["after"] = reading_json(record->after);
-        json["backward_steps"] = report->tsc_back_own.count + report->tsc_back_cross.count +
-                                 report->kvmclock_back_own.count +
-                                 report->kvmclock_back_cross.count;
+        json["backward_steps"] = report->counter_back_own.count + report->counter_back_cross.count +
+                                 report->clock_back_own.count +
+                                 report->clock_back_cross.count;
         json["loops"] = report->loops;
         return json;
     }
@@ -305,7 +305,7 @@ class Shuttle {
         line["pages_verified"] = *pages;
         line["loops"] = summary.loops;
         line["backward_steps"] = summary.backward_steps;
-        line["worst_cross_skew_ns"] = summary.worst_cross_skew_ns;
+        line["worst_cross_skew_ns"] = summary.worst_cross_skew;
         emit(line);
         return {};
     }

@@ -231,9 +231,9 @@ Json witness_json(vmm::VirtualMachine& machine) {
     Json json;
     json["loops"] = summary.loops;
     json["backward_steps"] = summary.backward_steps;
-    json["worst_backward_tsc"] = summary.worst_backward_tsc;
-    json["worst_backward_kvmclock"] = summary.worst_backward_kvmclock;
-    json["worst_cross_skew_ns"] = summary.worst_cross_skew_ns;
+    json["worst_backward_tsc"] = summary.worst_backward_counter;
+    json["worst_backward_kvmclock"] = summary.worst_backward_clock;
+    json["worst_cross_skew_ns"] = summary.worst_cross_skew;
     json["ticks"] = summary.ticks;
     json["guest_stopped"] = summary.guest_stopped;
     json["pages_written"] = summary.pages_written;

@@ -55,7 +55,8 @@ Status check_header(const FrameHeader& header, std::uint32_t expected_sequence) 
     }
     if (header.version != kFrameVersion) {
         return state::fail(ErrorCode::kVersion, "frame header, byte 4",
-                           "protocol version " + std::to_string(header.version) + ", not 1",
+                           "protocol version " + std::to_string(header.version) + ", not " +
+                               std::to_string(kFrameVersion),
                            "use the same release on both hosts");
     }
     if (header.length > kFrameBytesMax) {

@@ -112,7 +112,7 @@ TEST(Frame, NamesWhatIsWrong) {
         return receive_raw(changed).error().code;
     };
     EXPECT_EQ(with(0, 0), ErrorCode::kMalformed);
-    EXPECT_EQ(with(4, 2), ErrorCode::kVersion);
+    EXPECT_EQ(with(4, 1), ErrorCode::kVersion);
     EXPECT_EQ(with(11, 0xff), ErrorCode::kTooLarge);
     EXPECT_EQ(with(12, 1), ErrorCode::kPeer);
     EXPECT_EQ(with(16, static_cast<std::uint8_t>(~static_cast<unsigned>(raw[16]))),

@@ -15,12 +15,10 @@ namespace {
 using state::ErrorCode;
 
 constexpr std::uint32_t kAttemptsMax = 6;
-constexpr std::uint32_t kCpuidEntriesMax = 256;
-constexpr std::uint32_t kShapeInvariantTsc = 1;
 
-time::Ticks<time::HostCounter> host_ticks(std::chrono::nanoseconds length, std::uint32_t khz) {
+time::Ticks<time::HostCounter> host_ticks(std::chrono::nanoseconds length, time::Hz hz) {
     const auto ns = static_cast<std::uint64_t>(std::max<std::int64_t>(length.count(), 0));
-    const auto ticks = time::u128{ns} * khz / 1'000'000;
+    const auto ticks = time::u128{ns} * hz.hz() / time::kNanosPerSecond;
     return time::Ticks<time::HostCounter>::from_raw(static_cast<std::int64_t>(ticks));
 }
 
@@ -54,37 +52,6 @@ std::unique_ptr<kvm::ClockMachine> clock_machine_of(VirtualMachine& machine,
                                                std::move(options));
 }
 
-Bytes encode_shape(const VmConfig& config, const kvm::CpuidEntries& cpuid) {
-    return PayloadWriter{}
-        .put(config.vcpus)
-        .put(config.invariant_tsc ? kShapeInvariantTsc : 0)
-        .put(config.memory_bytes)
-        .put(config.tsc_khz)
-        .put(static_cast<std::uint32_t>(cpuid.size()))
-        .put_bytes(std::as_bytes(std::span{cpuid}))
-        .take();
-}
-
-Result<VmShape> decode_shape(std::span<const std::byte> bytes) {
-    PayloadReader in{bytes};
-    VmShape shape;
-    shape.config.vcpus = in.get<std::uint32_t>();
-    const auto flags = in.get<std::uint32_t>();
-    shape.config.invariant_tsc = (flags & kShapeInvariantTsc) != 0;
-    shape.config.memory_bytes = in.get<std::uint64_t>();
-    shape.config.tsc_khz = in.get<std::uint32_t>();
-    const auto count = in.get<std::uint32_t>();
-    const bool whole = in.ok() && flags <= kShapeInvariantTsc && count <= kCpuidEntriesMax &&
-                       in.left() == count * sizeof(kvm_cpuid_entry2);
-    if (!whole)
-        return state::fail(ErrorCode::kMalformed, "VM shape", "its length or flags are wrong");
-    if (auto valid = check(shape.config); !valid) return tl::unexpected(std::move(valid.error()));
-    shape.cpuid.resize(count);
-    const auto entries = in.get_bytes(in.left());
-    if (!entries.empty()) std::memcpy(shape.cpuid.data(), entries.data(), entries.size());
-    return shape;
-}
-
 // ---- Source ----
 
 KvmSourceVm::KvmSourceVm(const kvm::System& system, std::unique_ptr<VirtualMachine> machine,
@@ -92,7 +59,7 @@ KvmSourceVm::KvmSourceVm(const kvm::System& system, std::unique_ptr<VirtualMachi
     : system_{system}, machine_{std::move(machine)}, findings_{std::move(findings)} {}
 
 Bytes KvmSourceVm::shape() {
-    return encode_shape(machine_->config(), machine_->cpuid());
+    return encode_shape({machine_->config(), machine_->cpu_model()});
 }
 
 std::span<const std::byte> KvmSourceVm::memory() {
@@ -125,9 +92,7 @@ Result<Bytes> KvmSourceVm::capture_clocks() {
 }
 
 Result<Bytes> KvmSourceVm::save_state() {
-    const auto msrs = system_.msr_index_list();
-    if (!msrs) return tl::unexpected(msrs.error());
-    const auto saved = vmm::save_state(*machine_, *msrs);
+    const auto saved = vmm::save_state(*machine_, system_);
     if (!saved) return tl::unexpected(saved.error());
     return encode_state(*saved);
 }
@@ -149,7 +114,7 @@ KvmDestinationVm::KvmDestinationVm(const kvm::System& system, HostFindings findi
 Status KvmDestinationVm::create(std::span<const std::byte> shape) {
     const auto wanted = decode_shape(shape);
     if (!wanted) return tl::unexpected(wanted.error());
-    auto machine = VirtualMachine::create(system_, wanted->config, wanted->cpuid);
+    auto machine = VirtualMachine::create(system_, wanted->config, wanted->model);
     if (!machine) return tl::unexpected(std::move(machine.error()));
     machine_ = std::move(*machine);
     clocks_ = clock_machine_of(*machine_, findings_);
@@ -170,7 +135,7 @@ Status KvmDestinationVm::load(std::span<const std::byte> state, std::span<const 
     if (auto loaded = load_state(*machine_, *state_); !loaded) return loaded;
     if (const auto notice = read_notice(machine_->memory())) notice_before_ = *notice;
     const HostCount trial =
-        kvm::host_counter() + host_ticks(options_.lead, findings_.host.tsc_khz());
+        kvm::host_counter() + host_ticks(options_.lead, findings_.host.frequency());
     // A second write by value would meet KVM's synchronisation with the first: one is made, at the
     // entry.
     if (options_.by_value) return plan_for(trial).map([](const state::Plan&) {});
@@ -217,11 +182,11 @@ Status KvmDestinationVm::run() {
     std::chrono::nanoseconds lead = options_.lead;
     for (attempts_ = 1;; ++attempts_, lead *= 2) {
         const HostCount resume_at =
-            kvm::host_counter() + host_ticks(lead, findings_.host.tsc_khz());
+            kvm::host_counter() + host_ticks(lead, findings_.host.frequency());
         if (auto set = set_clocks(resume_at); !set) return set;
-        if (auto armed = arm_deadlines(*machine_, *state_); !armed) return armed;
+        if (auto armed = arm_timers(*machine_, *state_); !armed) return armed;
         // A quarter of the lead is left for the threads to wake and reach the gate.
-        const HostCount latest = resume_at - host_ticks(lead / 4, findings_.host.tsc_khz());
+        const HostCount latest = resume_at - host_ticks(lead / 4, findings_.host.frequency());
         const bool in_time = (latest - kvm::host_counter()).raw() >= 0;
         if (in_time || attempts_ == kAttemptsMax) return machine_->resume_at(resume_at);
     }
@@ -230,7 +195,7 @@ Status KvmDestinationVm::run() {
 Status KvmDestinationVm::run_by_value() {
     attempts_ = 1;
     if (auto set = set_clocks(kvm::host_counter()); !set) return set;
-    if (auto armed = arm_deadlines(*machine_, *state_); !armed) return armed;
+    if (auto armed = arm_timers(*machine_, *state_); !armed) return armed;
     return machine_->resume();
 }
 
@@ -281,22 +246,22 @@ Result<std::vector<state::GuestObservation>> observe_witness(VirtualMachine& mac
         if (!record) continue;
         using GuestCount = time::Count<time::GuestCounter>;
         // A reading that straddles the stop was taken after it where its TSC is past the entry.
-        const auto straddle = GuestCount::from_raw(record->straddle.tsc);
+        const auto straddle = GuestCount::from_raw(record->straddle.counter);
         const bool straddle_is_first =
             (record->flags & witness::kHasStraddle) != 0 && (straddle - tsc.at_resume).raw() >= 0;
         const witness::Reading& first = straddle_is_first ? record->straddle : record->after;
-        const auto first_tsc = GuestCount::from_raw(first.tsc);
+        const auto first_tsc = GuestCount::from_raw(first.counter);
         state::GuestObservation observation;
         observation.vcpu = tsc.vcpu;
-        observation.first_tsc = first.tsc;
+        observation.first_tsc = first.counter;
         observation.after_resume_ns = guest_ns(first_tsc - tsc.at_resume, plan.guest_frequency);
         if (plan.kvmclock) {
-            const auto read = time::Instant<time::Kvmclock>::from_raw(first.kvmclock_ns);
+            const auto read = time::Instant<time::Kvmclock>::from_raw(first.clock);
             observation.kvmclock_seam_ns = (read - plan.kvmclock->line.at(first_tsc)).raw();
         }
-        observation.backward_steps = report->tsc_back_own.count + report->tsc_back_cross.count +
-                                     report->kvmclock_back_own.count +
-                                     report->kvmclock_back_cross.count;
+        observation.backward_steps = report->counter_back_own.count +
+                                     report->counter_back_cross.count +
+                                     report->clock_back_own.count + report->clock_back_cross.count;
         seen.push_back(observation);
     }
     return seen;

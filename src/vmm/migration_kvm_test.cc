@@ -1,120 +1,16 @@
-// Live migrations of the witness guest on a real /dev/kvm.
-#include <gtest/gtest.h>
+// Live migrations of the witness guest on a real /dev/kvm, whatever the architecture.
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <thread>
 
-#include "continuo/kvm/doctor.h"
-#include "continuo/vmm/kvm_migration.h"
+#include "migration_kvm_fixture.h"
 
 namespace continuo::vmm {
 namespace {
 
 using namespace std::chrono_literals;
-
-#define ASSERT_OK(expression)                                \
-    do {                                                     \
-        const auto& outcome_ = (expression);                 \
-        ASSERT_TRUE(outcome_) << outcome_.error().message(); \
-    } while (false)
-
-/// What doctor says of this host; asked once.
-struct Host {
-    kvm::System system;
-    HostFindings findings;
-};
-
-Result<Host> examine_this_host() {
-    auto system = kvm::System::open();
-    if (!system) return tl::unexpected(std::move(system.error()));
-    auto report = kvm::examine(*system);
-    if (!report) return tl::unexpected(std::move(report.error()));
-    if (!report->host) return state::fail(state::ErrorCode::kUnsupported, "doctor", report->reason);
-    HostFindings findings{*report->host, report->quirks};
-    return Host{std::move(*system), std::move(findings)};
-}
-
-Status run_loops(VirtualMachine& machine, std::uint64_t loops) {
-    const auto until = after(30s);
-    for (std::uint32_t vcpu = 0; vcpu < machine.config().vcpus; ++vcpu) {
-        const std::uint64_t gpa =
-            witness::kReports + witness::kReportStride * vcpu + offsetof(witness::Report, loops);
-        const std::uint64_t from = *machine.memory().load<std::uint64_t>(gpa);
-        while (*machine.memory().load<std::uint64_t>(gpa) < from + loops) {
-            if (auto well = machine.health(); !well) return well;
-            if (std::chrono::steady_clock::now() > until)
-                return state::fail(state::ErrorCode::kTimeout, "witness", "it stands still");
-            std::this_thread::sleep_for(1ms);
-        }
-    }
-    return {};
-}
-
-Result<std::unique_ptr<VirtualMachine>> boot(const Host& host, std::uint32_t vcpus) {
-    auto machine = VirtualMachine::create(host.system, {.vcpus = vcpus, .memory_bytes = 32 << 20});
-    if (!machine) return machine;
-    const WitnessConfig config{.dirty_pages_a_second = 2000, .workload_pages_a_vcpu = 256};
-    if (auto done = load_witness(**machine, config); !done)
-        return tl::unexpected(std::move(done.error()));
-    if (auto done = (*machine)->resume(); !done) return tl::unexpected(std::move(done.error()));
-    if (auto done = run_loops(**machine, 200); !done)
-        return tl::unexpected(std::move(done.error()));
-    return machine;
-}
-
-class MigrationOnKvm : public testing::Test {
-  protected:
-    void SetUp() override {
-        auto host = examine_this_host();
-        if (!host) GTEST_SKIP() << "no usable /dev/kvm: " << host.error().message();
-        host_.emplace(std::move(*host));
-    }
-    Address address() const {
-        return *parse_address("unix:/tmp/continuo-kvm-" + std::to_string(::getpid()));
-    }
-
-    struct Ends {
-        std::optional<SourceOutcome> source;
-        std::optional<DestinationOutcome> destination;
-    };
-    Ends migrate(KvmSourceVm& source, KvmDestinationVm& destination, const Address& at) {
-        Ends ends;
-        auto receiver = Receiver::open(at);
-        EXPECT_TRUE(receiver) << receiver.error().message();
-        const MigrationOptions options;
-        std::thread other{[&] {
-            auto outcome = (*receiver)->receive(destination, options, 10s);
-            EXPECT_TRUE(outcome) << outcome.error().message();
-            if (outcome) ends.destination = std::move(*outcome);
-        }};
-        const Address to = (*receiver)->address();
-        auto connection = connect_to(to, 2s);
-        EXPECT_TRUE(connection);
-        ends.source = send_vm(
-            std::move(*connection), source, [&] { return connect_to(to, 1s); }, options);
-        other.join();
-        return ends;
-    }
-
-    std::optional<Host> host_;
-};
-
-void expect_whole(VirtualMachine& machine) {
-    const auto reports = witness_reports(machine.memory(), machine.config().vcpus);
-    ASSERT_OK(reports);
-    for (const witness::Report& report : *reports) {
-        EXPECT_EQ(report.fault_vector, 0u);
-        EXPECT_EQ(report.tsc_back_own.count + report.tsc_back_cross.count, 0u);
-        EXPECT_EQ(report.kvmclock_back_own.count, 0u)
-            << report.kvmclock_back_own.before << " -> " << report.kvmclock_back_own.after;
-        EXPECT_GT(report.ticks, 0u);
-    }
-    ASSERT_OK(verify_workload(machine.memory(), machine.config().vcpus));
-}
 
 TEST_F(MigrationOnKvm, AdvanceMovesALiveVmAndCertifiesItsClocks) {
     auto machine = boot(*host_, 4);
@@ -270,62 +166,12 @@ TEST_F(MigrationOnKvm, ANotifiedGuestAnswersAndNoPendingGapIsLost) {
     EXPECT_EQ((*end)->told_delta_realtime_ns, 7u);
 }
 
-constexpr std::uint64_t kFirstClockPage = witness::kClockPages;
-
-TEST_F(MigrationOnKvm, AGuestThatScribblesOverItsClockPageMovesByTheKernelsLine) {
-    auto machine = boot(*host_, 2);
-    ASSERT_OK(machine);
-    // As if it had done it with its last instruction before the stop.
-    ASSERT_OK((*machine)->stop());
-    ASSERT_OK((*machine)->memory().write(kFirstClockPage, Bytes(32, std::byte{0xff})));
-    KvmSourceVm source{host_->system, std::move(*machine), host_->findings};
-    KvmDestinationVm destination{host_->system, host_->findings, {}};
-    const Ends ends = migrate(source, destination, address());
-    if (const auto* kept = std::get_if<Kept>(&*ends.source)) FAIL() << kept->reason.message();
-    ASSERT_TRUE(std::holds_alternative<Moved>(*ends.source));
-    ASSERT_TRUE(destination.record() && destination.record()->kvmclock);
-    EXPECT_EQ(destination.record()->kvmclock->origin, state::KvmclockOrigin::kKernel);
-    bool told = false;
-    for (const std::string& note : destination.certificate()->notes)
-        told = told || note.find("page") != std::string::npos;
-    EXPECT_TRUE(told) << "the certificate says that it rests on the kernel's line";
-    VirtualMachine& moved = *destination.machine();
-    ASSERT_OK(await_epoch(moved, *destination.epoch(), 10s));
-    const auto seen = observe_witness(moved, *destination.plan(), *destination.epoch());
-    ASSERT_OK(seen);
-    for (const state::GuestObservation& vcpu : *seen)
-        EXPECT_LE(std::abs(vcpu.kvmclock_seam_ns), 3) << "vCPU " << vcpu.vcpu;
-    ASSERT_OK(run_loops(moved, 100));
-    ASSERT_OK(moved.stop());
-}
-
-TEST_F(MigrationOnKvm, AClockPageAtAnImpossibleAddressIsNoReasonNotToMove) {
-    auto machine = boot(*host_, 1);
-    ASSERT_OK(machine);
-    ASSERT_OK((*machine)->stop());
-    KvmSourceVm source{host_->system, std::move(*machine), host_->findings};
-    kvm::Vcpu& vcpu = source.machine()->vcpus()[0];
-    int taken = 0;
-    for (const std::uint64_t gpa : {kFirstClockPage + 2, std::uint64_t{1} << 40,
-                                    std::uint64_t{32 << 20} - 16, ~std::uint64_t{0} << 12}) {
-        if (!vcpu.set_msr(0x4b564d01, gpa | 1)) continue;  // KVM itself refuses some
-        ++taken;
-        const auto clocks = source.capture_clocks();
-        ASSERT_OK(clocks);
-        EXPECT_EQ(source.record()->kvmclock->origin, state::KvmclockOrigin::kKernel)
-            << std::hex << gpa;
-    }
-    if (taken == 0) GTEST_SKIP() << "this KVM refuses all of them";
-}
-
 TEST_F(MigrationOnKvm, AGuestThatHasDiedIsNotMoved) {
     for (const bool before : {true, false}) {
         auto machine = boot(*host_, 1);
         ASSERT_OK(machine);
         ASSERT_OK((*machine)->stop());
-        kvm_regs regs = *(*machine)->vcpus()[0].regs();
-        regs.rip = std::uint64_t{1} << 40;  // outside its page tables
-        ASSERT_OK((*machine)->vcpus()[0].set_regs(regs));
+        ASSERT_OK(lead_astray((*machine)->vcpus()[0]));
         ASSERT_OK((*machine)->resume());
         const auto until = after(10s);
         while ((*machine)->health() && std::chrono::steady_clock::now() < until)
@@ -336,41 +182,6 @@ TEST_F(MigrationOnKvm, AGuestThatHasDiedIsNotMoved) {
         EXPECT_EQ(refused.error().code, state::ErrorCode::kGuest);
         EXPECT_TRUE(source.log_dirty_pages(false));
     }
-}
-
-TEST_F(MigrationOnKvm, ADestinationThatLacksACpuFeatureRefusesItByName) {
-    const VmConfig config{.vcpus = 1, .memory_bytes = 32 << 20};
-    auto cpuid = host_cpuid(host_->system, config);
-    ASSERT_OK(cpuid);
-    kvm::CpuidEntry* features = kvm::find_cpuid(*cpuid, 1);
-    ASSERT_NE(features, nullptr);
-    if (features->ecx == ~0u) GTEST_SKIP() << "this host has every feature there is";
-    features->ecx = ~0u;
-    KvmDestinationVm destination{host_->system, host_->findings, {}};
-    const auto created = destination.create(encode_shape(config, *cpuid));
-    ASSERT_FALSE(created);
-    EXPECT_EQ(created.error().code, state::ErrorCode::kUnsupported);
-    EXPECT_EQ(created.error().where, "CPUID 0x1.0 ECX");
-    EXPECT_EQ(destination.machine(), nullptr);
-}
-
-TEST_F(MigrationOnKvm, AnMsrThatTheDestinationRefusesIsNamed) {
-    auto machine = boot(*host_, 2);
-    ASSERT_OK(machine);
-    ASSERT_OK((*machine)->stop());
-    const auto msrs = host_->system.msr_index_list();
-    ASSERT_OK(msrs);
-    auto state = save_state(**machine, *msrs);
-    ASSERT_OK(state);
-    constexpr std::uint32_t kNoSuchMsr = 0xdead'beef;
-    if ((*machine)->vcpus()[1].set_msr(kNoSuchMsr, 1)) GTEST_SKIP() << "KVM ignores unknown MSRs";
-    state->vcpus[1].msrs.push_back({kNoSuchMsr, 0x123});
-    auto other = VirtualMachine::create(host_->system, (*machine)->config(), (*machine)->cpuid());
-    ASSERT_OK(other);
-    const auto loaded = load_state(**other, *state);
-    ASSERT_FALSE(loaded);
-    EXPECT_EQ(loaded.error().code, state::ErrorCode::kKernel);
-    EXPECT_EQ(loaded.error().where, "vCPU 1: KVM_SET_MSRS of MSR 0xdeadbeef to 0x123");
 }
 
 // ---- Death with real VMs: two processes, and the survivor's guest must go on ----

@@ -5,7 +5,6 @@
 #include <signal.h>
 
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <system_error>
 
@@ -18,13 +17,8 @@ namespace {
 
 using state::ErrorCode;
 
-constexpr std::uint64_t kTssAddress = 0xfffbd000;
-constexpr std::uint64_t kIdentityMapAddress = 0xfffbc000;
 constexpr std::size_t kConsoleLimit = std::size_t{64} * 1024;
 constexpr auto kStopTimeout = std::chrono::seconds{10};
-/// Close to the gate a thread spins without giving its CPU away; before that it yields, so that
-/// more vCPUs than CPUs can all arrive.
-constexpr std::int64_t kSpinTicks = 60'000;
 
 int kick_signal() {
     return SIGRTMIN + 2;
@@ -48,36 +42,6 @@ void unblock_kick() {
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 
-constexpr std::uint32_t kCpuid1EcxX2apic = 1u << 21;
-constexpr std::uint32_t kCpuid1EcxTscDeadline = 1u << 24;
-constexpr std::uint32_t kCpuid1EcxHypervisor = 1u << 31;
-constexpr std::uint32_t kCpuidInvariantTsc = 1u << 8;
-
-void set_apic_id(kvm::CpuidEntries& cpuid, std::uint32_t id) {
-    for (kvm::CpuidEntry& entry : cpuid) {
-        if (entry.function == 1) entry.ebx = (entry.ebx & 0x00ffffff) | (id << 24);
-        if (entry.function == 0xb || entry.function == 0x1f) entry.edx = id;
-    }
-}
-
-/// A register of CPUID whose bits are features that a guest may use once it has seen them.
-struct FeatureRegister {
-    std::uint32_t function;
-    std::uint32_t index;
-    std::uint32_t kvm::CpuidEntry::*bits;
-    const char* name;
-};
-constexpr FeatureRegister kFeatures[] = {
-    {0x1, 0, &kvm::CpuidEntry::ecx, "ECX"},        {0x1, 0, &kvm::CpuidEntry::edx, "EDX"},
-    {0x7, 0, &kvm::CpuidEntry::ebx, "EBX"},        {0x7, 0, &kvm::CpuidEntry::ecx, "ECX"},
-    {0x7, 0, &kvm::CpuidEntry::edx, "EDX"},        {0x7, 1, &kvm::CpuidEntry::eax, "EAX"},
-    {0x7, 1, &kvm::CpuidEntry::edx, "EDX"},        {0xd, 0, &kvm::CpuidEntry::eax, "EAX"},
-    {0xd, 0, &kvm::CpuidEntry::edx, "EDX"},        {0xd, 1, &kvm::CpuidEntry::eax, "EAX"},
-    {0x40000001, 0, &kvm::CpuidEntry::eax, "EAX"}, {0x80000001, 0, &kvm::CpuidEntry::ecx, "ECX"},
-    {0x80000001, 0, &kvm::CpuidEntry::edx, "EDX"}, {0x80000007, 0, &kvm::CpuidEntry::edx, "EDX"},
-    {0x80000008, 0, &kvm::CpuidEntry::ebx, "EBX"},
-};
-
 std::string vcpu_name(std::uint32_t index) {
     return "vCPU " + std::to_string(index);
 }
@@ -98,60 +62,25 @@ Status check(const VmConfig& config) {
     return {};
 }
 
-Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& config) {
-    auto cpuid = system.supported_cpuid();
-    if (!cpuid) return cpuid;
-    const auto deadline = system.check_extension(KVM_CAP_TSC_DEADLINE_TIMER);
-    if (!deadline) return tl::unexpected(deadline.error());
-    if (kvm::CpuidEntry* features = kvm::find_cpuid(*cpuid, 1)) {
-        features->ecx |= kCpuid1EcxX2apic | kCpuid1EcxHypervisor;
-        if (*deadline > 0) features->ecx |= kCpuid1EcxTscDeadline;
-    }
-    if (kvm::CpuidEntry* power = kvm::find_cpuid(*cpuid, 0x80000007)) {
-        if (!config.invariant_tsc) power->edx &= ~kCpuidInvariantTsc;
-    }
-    return cpuid;
-}
-
-Status check_cpuid(const kvm::CpuidEntries& wanted, const kvm::CpuidEntries& offered) {
-    for (const FeatureRegister& feature : kFeatures) {
-        const kvm::CpuidEntry* guest = kvm::find_cpuid(wanted, feature.function, feature.index);
-        const kvm::CpuidEntry* host = kvm::find_cpuid(offered, feature.function, feature.index);
-        if (guest == nullptr) continue;
-        const std::uint32_t lacking =
-            guest->*feature.bits & ~(host != nullptr ? host->*feature.bits : 0);
-        if (lacking == 0) continue;
-        char where[48];
-        char what[96];
-        std::snprintf(where, sizeof where, "CPUID 0x%x.%u %s", feature.function, feature.index,
-                      feature.name);
-        std::snprintf(what, sizeof what, "the guest was given 0x%x, which this host cannot give",
-                      lacking);
-        return state::fail(ErrorCode::kUnsupported, where, what,
-                           "the hosts' CPUs or kernels differ: choose another destination");
-    }
-    return {};
-}
-
 Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System& system,
                                                                const VmConfig& config) {
-    auto cpuid = host_cpuid(system, config);
-    if (!cpuid) return tl::unexpected(std::move(cpuid.error()));
-    return create(system, config, *cpuid);
+    auto model = host_cpu_model(system, config);
+    if (!model) return tl::unexpected(std::move(model.error()));
+    return create(system, config, *model);
 }
 
 Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System& system,
                                                                const VmConfig& config,
-                                                               const kvm::CpuidEntries& cpuid) {
+                                                               const CpuModel& model) {
     if (auto valid = check(config); !valid) return tl::unexpected(std::move(valid.error()));
-    const auto offered = host_cpuid(system, config);
+    const auto offered = host_cpu_model(system, config);
     if (!offered) return tl::unexpected(offered.error());
-    if (auto able = check_cpuid(cpuid, *offered); !able)
+    if (auto able = check_cpu_model(model, *offered); !able)
         return tl::unexpected(std::move(able.error()));
     install_kick_handler();
     std::unique_ptr<VirtualMachine> machine{new VirtualMachine};
     machine->config_ = config;
-    machine->cpuid_ = cpuid;
+    machine->model_ = model;
     if (auto done = machine->set_up(system); !done) return tl::unexpected(std::move(done.error()));
     if (auto done = machine->start_threads(); !done) return tl::unexpected(std::move(done.error()));
     return machine;
@@ -164,33 +93,10 @@ Status VirtualMachine::set_up(const kvm::System& system) {
     auto memory = kvm::GuestMemory::create(config_.memory_bytes);
     if (!memory) return tl::unexpected(std::move(memory.error()));
     memory_.emplace(std::move(*memory));
-    if (auto done = vm_->set_identity_map_address(kIdentityMapAddress); !done) return done;
-    if (auto done = vm_->set_tss_address(kTssAddress); !done) return done;
-    if (auto done = vm_->create_irqchip(); !done) return done;
-    if (auto done = vm_->create_pit(); !done) return done;
-    if (auto done = vm_->set_memory(0, *memory_, false); !done) return done;
-    const auto xsave = vm_->check_extension(KVM_CAP_XSAVE2);
-    if (xsave && *xsave > 4096) xsave_bytes_ = static_cast<std::size_t>(*xsave);
     vcpus_.reserve(config_.vcpus);
-    for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
-        if (auto done = create_vcpu(id); !done) return done;
-    }
-    return {};
-}
-
-Status VirtualMachine::create_vcpu(std::uint32_t id) {
-    auto vcpu = kvm::Vcpu::create(*vm_, id);
-    if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
-    kvm::CpuidEntries cpuid = cpuid_;
-    set_apic_id(cpuid, id);
-    if (auto done = vcpu->set_cpuid(cpuid); !done) return done;
-    if (config_.tsc_khz != 0) {
-        if (auto done = vcpu->set_tsc_khz(config_.tsc_khz); !done) {
-            done.error().advice = "this host cannot give a guest another TSC frequency";
-            return done;
-        }
-    }
-    vcpus_.push_back(std::move(*vcpu));
+    auto board = Board::create(*vm_, *memory_, config_, model_, vcpus_);
+    if (!board) return tl::unexpected(std::move(board.error()));
+    board_ = *board;
     return {};
 }
 
@@ -254,7 +160,7 @@ std::int64_t VirtualMachine::pass_gate(HostCount gate) const {
     for (;;) {
         const std::int64_t past = (kvm::host_counter() - gate).raw();
         if (past >= 0 || stop_wanted_.load(std::memory_order_acquire)) return past;
-        if (-past > kSpinTicks) sched_yield();
+        if (-past > kGateSpinTicks) sched_yield();
     }
 }
 
@@ -283,17 +189,24 @@ bool VirtualMachine::run_once(std::uint32_t index) {
 }
 
 bool VirtualMachine::handle_exit(std::uint32_t index) {
-    const kvm_run& run = vcpus_[index].run_page();
+    kvm_run& run = vcpus_[index].run_page();
+    if (const auto access = port_access(run)) {
+        handle_port(index, *access);
+        return true;
+    }
     switch (run.exit_reason) {
-        case KVM_EXIT_IO:
-            handle_port(index);
-            return true;
         case KVM_EXIT_INTR:
         case KVM_EXIT_IRQ_WINDOW_OPEN:
             return true;
         case KVM_EXIT_SHUTDOWN:
             set_failure(
                 {ErrorCode::kGuest, vcpu_name(index), "the guest shut down (triple fault)", "", 0});
+            return false;
+        case KVM_EXIT_SYSTEM_EVENT:
+            set_failure({ErrorCode::kGuest, vcpu_name(index),
+                         "the guest switched itself off or reset itself, event " +
+                             std::to_string(run.system_event.type),
+                         "", 0});
             return false;
         case KVM_EXIT_FAIL_ENTRY:
             set_failure({ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
@@ -304,48 +217,33 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
         case KVM_EXIT_INTERNAL_ERROR:
             set_failure({ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
                          "KVM gave up on the guest, suberror " +
-                             std::to_string(run.internal.suberror) + where_it_stands(index),
+                             std::to_string(run.internal.suberror) + where_it_stands(vcpus_[index]),
                          "", 0});
             return false;
         default:
             set_failure({ErrorCode::kGuest, vcpu_name(index) + ": KVM_RUN",
                          "the guest did what this VM has no device for, exit reason " +
-                             std::to_string(run.exit_reason),
+                             std::to_string(run.exit_reason) + where_it_stands(vcpus_[index]),
                          "", 0});
             return false;
     }
 }
 
-std::string VirtualMachine::where_it_stands(std::uint32_t index) const {
-    const auto regs = vcpus_[index].regs();
-    const auto sregs = vcpus_[index].sregs();
-    if (!regs || !sregs) return {};
-    char text[96];
-    std::snprintf(text, sizeof text, ", at RIP 0x%llx, RSP 0x%llx, CR2 0x%llx, ring %u", regs->rip,
-                  regs->rsp, sregs->cr2, static_cast<unsigned>(sregs->ss.dpl));
-    return text;
-}
-
-void VirtualMachine::handle_port(std::uint32_t index) {
-    kvm_run& run = vcpus_[index].run_page();
-    auto* data = reinterpret_cast<std::uint8_t*>(&run) + run.io.data_offset;
-    const std::size_t bytes = std::size_t{run.io.size} * run.io.count;
-    if (run.io.direction == KVM_EXIT_IO_IN) {
-        std::memset(data, 0xff, bytes);
+void VirtualMachine::handle_port(std::uint32_t index, const PortAccess& access) {
+    if (access.port == Port::kNone) return;
+    std::lock_guard lock{mutex_};
+    if (access.port == Port::kText) {
+        const std::size_t room = kConsoleLimit - console_.size();
+        console_.append(reinterpret_cast<const char*>(access.written.data()),
+                        std::min(access.written.size(), room));
         return;
     }
-    std::lock_guard lock{mutex_};
-    if (run.io.port == witness::kPortSerial && run.io.size == 1) {
-        const std::size_t room = kConsoleLimit - console_.size();
-        console_.append(reinterpret_cast<const char*>(data), std::min(bytes, room));
-    } else if (run.io.port == witness::kPortExit && run.io.size == 4) {
-        std::uint32_t code = 0;
-        std::memcpy(&code, data, sizeof code);
-        exit_code_ = code;
-        if (code == witness::kExitFault && !failure_) {
-            failure_ = state::Error{ErrorCode::kGuest, vcpu_name(index),
-                                    "the guest took an exception; its report says which", "", 0};
-        }
+    std::uint32_t code = 0;
+    std::memcpy(&code, access.written.data(), sizeof code);
+    exit_code_ = code;
+    if (code == witness::kExitFault && !failure_) {
+        failure_ = state::Error{ErrorCode::kGuest, vcpu_name(index),
+                                "the guest took an exception; its report says which", "", 0};
     }
 }
 

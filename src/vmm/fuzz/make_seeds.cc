@@ -8,8 +8,9 @@
 #include <string>
 
 #include "continuo/state/codec.h"
-#include "continuo/vmm/kvm_migration.h"
+#include "continuo/vmm/arm64_state.h"
 #include "protocol.h"
+#include "seeds.h"
 
 namespace {
 
@@ -24,21 +25,17 @@ bool put(const std::string& path, std::span<const std::byte> bytes) {
 }
 
 Bytes sample_state() {
-    VmState state;
-    for (std::uint32_t chip = 0; chip < state.irqchips.size(); ++chip)
-        state.irqchips[chip].chip_id = chip;
-    VcpuState vcpu;
-    vcpu.xcrs.emplace();
-    vcpu.xsave.assign(4096, std::byte{0});
-    vcpu.msrs = {{0x174, 1}, {0x6e0, 0}};
-    state.vcpus.push_back(vcpu);
-    return encode_state(state);
+    return encode_state(sample_vm_state());
+}
+
+Bytes sample_arm64_state() {
+    arm64::VcpuState vcpu;
+    vcpu.registers = {{0x6030'0000'0010'0040, Bytes(8)}, {0x6040'0000'0010'0054, Bytes(16)}};
+    return arm64::encode_state({{vcpu, vcpu}});
 }
 
 Bytes sample_shape() {
-    kvm::CpuidEntries cpuid(2);
-    cpuid[1].function = 1;
-    return encode_shape({.vcpus = 1, .memory_bytes = kMemoryMin}, cpuid);
+    return encode_shape(sample_vm_shape());
 }
 
 Bytes sample_hello() {
@@ -104,8 +101,10 @@ int main(int argc, char** argv) {
     }
     const std::string folder{argv[1]};
     const bool written =
-        put(folder + "/state", sample_state()) && put(folder + "/shape", sample_shape()) &&
-        put(folder + "/hello", sample_hello()) && put(folder + "/pages", sample_pages()) &&
+        put(folder + "/state", sample_state()) &&
+        put(folder + "/arm64-state", sample_arm64_state()) &&
+        put(folder + "/shape", sample_shape()) && put(folder + "/hello", sample_hello()) &&
+        put(folder + "/pages", sample_pages()) &&
         put(folder + "/failure", encode_failure({state::ErrorCode::kBusy, "a", "b", "c", 0})) &&
         put(folder + "/stream", sample_stream()) && put(folder + "/script", script(true)) &&
         put(folder + "/script-without-commit", script(false));

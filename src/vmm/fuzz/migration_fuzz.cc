@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "continuo/state/codec.h"
+#include "continuo/vmm/arm64_state.h"
 #include "continuo/vmm/kvm_migration.h"
 #include "protocol.h"
 
@@ -24,20 +25,22 @@ void expect_error(const state::Error& error) {
     CONTINUO_CHECK(error.message().size() < 8192);
 }
 
-void try_state(Input bytes) {
-    const auto state = decode_state(bytes);
+/// Both architectures' states, whatever this one is.
+template <class Decode, class Encode>
+void try_state(Input bytes, Decode decode, Encode encode) {
+    const auto state = decode(bytes);
     if (!state) return expect_error(state.error());
-    const auto once = encode_state(*state);
-    const auto again = decode_state(once);
+    const auto once = encode(*state);
+    const auto again = decode(once);
     CONTINUO_CHECK(again.has_value());
-    CONTINUO_CHECK(encode_state(*again) == once);
+    CONTINUO_CHECK(encode(*again) == once);
 }
 
 void try_shape(Input bytes) {
     const auto shape = decode_shape(bytes);
     if (!shape) return expect_error(shape.error());
     CONTINUO_CHECK(check(shape->config).has_value());
-    const Bytes once = encode_shape(shape->config, shape->cpuid);
+    const Bytes once = encode_shape(*shape);
     CONTINUO_CHECK(std::equal(once.begin(), once.end(), bytes.begin(), bytes.end()));
 }
 
@@ -152,7 +155,8 @@ void try_source(Input script) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const Input bytes = std::as_bytes(std::span{data, size});
-    try_state(bytes);
+    try_state(bytes, decode_state, encode_state);
+    try_state(bytes, arm64::decode_state, arm64::encode_state);
     try_shape(bytes);
     try_payloads(bytes);
     try_stream(bytes);

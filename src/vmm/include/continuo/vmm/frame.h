@@ -42,7 +42,7 @@ enum class FrameType : std::uint16_t {
 std::string_view name(FrameType type);
 
 inline constexpr std::uint32_t kFrameMagic = 0x47494d43;  ///< "CMIG"
-inline constexpr std::uint16_t kFrameVersion = 1;
+inline constexpr std::uint16_t kFrameVersion = 2;
 inline constexpr std::uint32_t kFrameBytesMax = 64u << 20;
 
 /// The first 24 bytes of every frame; the payload follows.

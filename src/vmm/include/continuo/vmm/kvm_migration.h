@@ -30,12 +30,14 @@ struct HostFindings {
 std::unique_ptr<kvm::ClockMachine> clock_machine_of(VirtualMachine& machine,
                                                     const HostFindings& findings);
 
-/// VmConfig and CPUID as bytes, and back. decode_shape: kMalformed or kInvalidArgument.
-Bytes encode_shape(const VmConfig& config, const kvm::CpuidEntries& cpuid);
+/// What a destination must create.
 struct VmShape {
     VmConfig config;
-    kvm::CpuidEntries cpuid;
+    CpuModel model;
 };
+/// As bytes, with the architecture's name in them, and back. decode_shape: kMalformed,
+/// kInvalidArgument, or kUnsupported with its name for a VM of another architecture.
+Bytes encode_shape(const VmShape& shape);
 Result<VmShape> decode_shape(std::span<const std::byte> bytes);
 
 class KvmSourceVm final : public SourceVm {

@@ -1,4 +1,4 @@
-// A small real VM on KVM: memory, in-kernel interrupt controllers, and one thread for each vCPU.
+// A small real VM on KVM: memory, the architecture's board (board.h), and one thread for each vCPU.
 // Knows how to stop all vCPUs without losing a kick, to let them all enter the guest at one value
 // of the host's counter, and nothing of clocks: those belong to machine/ and kvm/. No firmware and
 // no devices but a text port and an exit port; boots what witness.h loads.
@@ -20,6 +20,8 @@
 #include "continuo/kvm/vcpu.h"
 #include "continuo/kvm/vm.h"
 #include "continuo/time/point.h"
+#include "continuo/vmm/board.h"
+#include "continuo/vmm/cpu_model.h"
 
 namespace continuo::vmm {
 
@@ -27,32 +29,12 @@ using state::Result;
 using state::Status;
 using HostCount = time::Count<time::HostCounter>;
 
-/// The shape of a VM: what a destination must create before state can be loaded into it.
-struct VmConfig {
-    std::uint32_t vcpus = 4;
-    std::uint64_t memory_bytes = 64ull << 20;
-    bool invariant_tsc = true;  ///< CPUID 0x80000007 EDX[8] passed on where the host has it
-    /// The guest's TSC frequency; 0: the host's. Another needs scaling (KVM_CAP_TSC_CONTROL).
-    std::uint32_t tsc_khz = 0;
-
-    friend bool operator==(const VmConfig&, const VmConfig&) = default;
-};
-
 inline constexpr std::uint32_t kVcpusMax = 64;
 inline constexpr std::uint64_t kMemoryMin = 4ull << 20;
 inline constexpr std::uint64_t kMemoryMax = 1ull << 30;
 
 /// kInvalidArgument where a field is outside its domain: 1..64 vCPUs, 4 MiB..1 GiB in whole pages.
 Status check(const VmConfig& config);
-
-/// CPUID as this host offers it to guests, with what the guest needs switched on (x2APIC, TSC
-/// deadline timer where KVM has one, hypervisor bit). One table for all vCPUs; APIC ids are filled
-/// in when a vCPU is created.
-Result<kvm::CpuidEntries> host_cpuid(const kvm::System& system, const VmConfig& config);
-
-/// kUnsupported with leaf, register and bits where a guest that was given `wanted` could use a
-/// feature that a host which gives `offered` lacks: KVM_SET_CPUID2 itself takes any promise.
-Status check_cpuid(const kvm::CpuidEntries& wanted, const kvm::CpuidEntries& offered);
 
 /// How the vCPUs passed the gate of a resume.
 struct GateReport {
@@ -65,11 +47,11 @@ struct GateReport {
 class VirtualMachine {
   public:
     /// Creates the VM with its memory and vCPUs, stopped, registers at reset. What check() and
-    /// check_cpuid() say; kKernel where the kernel has no more memory, VMs or threads.
+    /// check_cpu_model() say; kKernel where the kernel has no more memory, VMs or threads.
     static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
                                                           const VmConfig& config,
-                                                          const kvm::CpuidEntries& cpuid);
-    /// The same with host_cpuid().
+                                                          const CpuModel& model);
+    /// The same with host_cpu_model().
     static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
                                                           const VmConfig& config);
     /// Stops the vCPUs, ends their threads, destroys the VM.
@@ -78,12 +60,11 @@ class VirtualMachine {
     VirtualMachine& operator=(const VirtualMachine&) = delete;
 
     const VmConfig& config() const { return config_; }
-    const kvm::CpuidEntries& cpuid() const { return cpuid_; }
+    const CpuModel& cpu_model() const { return model_; }
+    const Board& board() const { return board_; }
     kvm::Vm& vm() { return *vm_; }
     kvm::GuestMemory& memory() { return *memory_; }
     std::vector<kvm::Vcpu>& vcpus() { return vcpus_; }
-    /// Bytes of one vCPU's XSAVE area on this host.
-    std::size_t xsave_bytes() const { return xsave_bytes_; }
 
     bool running() const { return running_; }
 
@@ -136,15 +117,12 @@ class VirtualMachine {
 
     VirtualMachine() = default;
     Status set_up(const kvm::System& system);
-    Status create_vcpu(std::uint32_t id);
     Status start_threads();
     void thread_main(std::uint32_t index);
     void run_guest(std::uint32_t index, std::optional<HostCount> gate);
     bool run_once(std::uint32_t index);
     bool handle_exit(std::uint32_t index);
-    void handle_port(std::uint32_t index);
-    /// For the error of a guest that KVM could not run on. On the vCPU's thread.
-    std::string where_it_stands(std::uint32_t index) const;
+    void handle_port(std::uint32_t index, const PortAccess& access);
     std::int64_t pass_gate(HostCount gate) const;
     Status command_run(std::optional<HostCount> gate);
     Status run_jobs(std::optional<std::uint32_t> only,
@@ -153,8 +131,8 @@ class VirtualMachine {
     void kick_all();
 
     VmConfig config_;
-    kvm::CpuidEntries cpuid_;
-    std::size_t xsave_bytes_ = 4096;
+    CpuModel model_;
+    Board board_;
     std::optional<kvm::GuestMemory> memory_;
     std::optional<kvm::Vm> vm_;
     std::vector<kvm::Vcpu> vcpus_;

@@ -1,5 +1,5 @@
-// The host's side of the witness guest: loads it into a VM (page tables, descriptors, registers:
-// there is no firmware), tells it what to do, and reads what it saw.
+// The host's side of the witness guest: loads it into a VM (tables, registers: there is no
+// firmware), tells it what to do, and reads what it saw.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +14,17 @@
 namespace continuo::vmm {
 
 struct WitnessConfig {
-    /// Watch from ring 3, as applications read clocks; else from ring 0. On software KVMs that
-    /// emulate kernel code ring 3 is thousands of times faster.
+    /// x86-64: watch from ring 3, as applications read clocks; else from ring 0. On software KVMs
+    /// that emulate kernel code ring 3 is thousands of times faster. arm64: always EL1.
     bool user_mode = true;
-    /// Timer interrupts on each vCPU; TSC-deadline where CPUID has it, else periodic.
+    /// x86-64: timer interrupts on each vCPU; TSC-deadline where CPUID has it, else periodic.
+    /// arm64: none, the VM has no interrupt controller.
     bool timer = true;
     std::uint64_t timer_period_ns = 10'000'000;
     /// Pages that each vCPU dirties in a second, and of how many.
     std::uint64_t dirty_pages_a_second = 0;
     std::uint64_t workload_pages_a_vcpu = 64;
-    /// Other vCPUs' clock pages that each vCPU reads in each of its loops.
+    /// x86-64: other vCPUs' clock pages that each vCPU reads in each of its loops.
     std::uint32_t cross_pages_a_loop = 3;
 };
 
@@ -61,9 +62,9 @@ Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second);
 struct WitnessSummary {
     std::uint64_t loops = 0;
     std::uint64_t backward_steps = 0;  ///< of any clock, own or across vCPUs
-    std::uint64_t worst_backward_tsc = 0;
-    std::uint64_t worst_backward_kvmclock = 0;
-    std::uint64_t worst_cross_skew_ns = 0;
+    std::uint64_t worst_backward_counter = 0;
+    std::uint64_t worst_backward_clock = 0;
+    std::uint64_t worst_cross_skew = 0;  ///< ns between vCPUs' pages; arm64: ticks between counters
     std::uint64_t ticks = 0;
     std::uint64_t guest_stopped = 0;
     std::uint64_t pages_written = 0;

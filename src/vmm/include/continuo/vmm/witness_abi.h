@@ -1,7 +1,12 @@
 // The memory that the witness guest and its host share: where everything lies in guest-physical
 // memory, the control page that the host writes, and the report that each vCPU keeps. Compiled
 // into the guest as well (freestanding), so it includes nothing but fixed-width integers. Every
-// offset is asserted: the two sides are separate programs.
+// offset is asserted: the two sides are separate programs. What only one architecture has (tables,
+// ports, gates) is in its own witness_machine.h.
+//
+// The guest has two clocks. `counter` is the one that it reads without help: TSC on x86-64, CNTVCT
+// on arm64. `clock` is the second: on x86-64 kvmclock in ns, computed from that same counter value
+// by the vCPU's own page; on arm64 CNTPCT in ticks, read right after the counter.
 #pragma once
 
 #include <cstddef>
@@ -12,52 +17,40 @@ namespace continuo::vmm::witness {
 inline constexpr std::uint32_t kMaxVcpus = 64;
 
 // Guest-physical layout. Everything below kWorkload fits 2 MiB.
-inline constexpr std::uint64_t kGdt = 0x1000;   ///< null, code, data, user data, user code, TSS
-inline constexpr std::uint64_t kIdt = 0x2000;   ///< 256 gates, built by the host
-inline constexpr std::uint64_t kPml4 = 0x3000;  ///< identity map of the first GiB
-inline constexpr std::uint64_t kPdpt = 0x4000;
-inline constexpr std::uint64_t kPageDirectory = 0x5000;
-inline constexpr std::uint64_t kTaskStates = 0x6000;  ///< one TSS a vCPU, stride 128, two pages
-inline constexpr std::uint64_t kImage = 0x10000;      ///< the payload, at most 64 KiB
+inline constexpr std::uint64_t kTables = 0x1000;  ///< the architecture's, up to the image
+inline constexpr std::uint64_t kImage = 0x10000;  ///< the payload, at most 64 KiB
 inline constexpr std::uint64_t kImageLimit = 0x10000;
 inline constexpr std::uint64_t kControl = 0x20000;     ///< struct Control
-inline constexpr std::uint64_t kClockPages = 0x21000;  ///< pvclock structures, one a vCPU
+inline constexpr std::uint64_t kClockPages = 0x21000;  ///< pvclock structures, one a vCPU (x86-64)
 inline constexpr std::uint64_t kClockStride = 64;
 inline constexpr std::uint64_t kReports = 0x30000;  ///< struct Report, one page a vCPU
 inline constexpr std::uint64_t kReportStride = 0x1000;
 inline constexpr std::uint64_t kStacks = 0x80000;  ///< 8 KiB a vCPU; the first word: its report
 inline constexpr std::uint64_t kStackStride = 0x2000;
 inline constexpr std::uint64_t kKernelStackBytes = 0x1000;  ///< upper half; the lower is ring 3's
-inline constexpr std::uint64_t kTaskStateStride = 128;
-inline constexpr std::uint64_t kWorkload = 0x200000;  ///< pages that the workload dirties
+inline constexpr std::uint64_t kWorkload = 0x200000;        ///< pages that the workload dirties
 inline constexpr std::uint64_t kIdentityMapBytes = 1ull << 30;
 
-inline constexpr std::uint16_t kPortSerial = 0x3f8;  ///< one byte of text
-inline constexpr std::uint16_t kPortExit = 0xf4;     ///< 32 bits: the guest's exit code
 inline constexpr std::uint32_t kExitFault = 0xdead;  ///< a vCPU took an exception: see its report
-inline constexpr std::uint8_t kTimerVector = 0x40;
-inline constexpr std::uint8_t kSpuriousVector = 0xff;
 
 inline constexpr std::uint64_t kMagic = 0x53534e5449574f43;  ///< "COWITNSS"
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 
-/// The first bytes of the payload.
+/// The first bytes of the payload. On x86-64 more follows (x86/.../witness_machine.h).
 struct ImageHeader {
     std::uint64_t magic;
     std::uint32_t version;
     std::uint32_t pad;
-    std::uint64_t entry;  ///< every vCPU starts here: RDI = its report, RSI = control
-    std::uint64_t timer_gate;
-    std::uint64_t spurious_gate;
-    std::uint64_t fault_gates;  ///< 32 entries of kFaultGateStride bytes
+    std::uint64_t entry;  ///< every vCPU starts here, with its report and control as arguments
 };
-inline constexpr std::uint64_t kFaultGateStride = 16;
-static_assert(sizeof(ImageHeader) == 48);
+static_assert(sizeof(ImageHeader) == 24);
 
 enum class TimerMode : std::uint32_t { kNone = 0, kTscDeadline = 1, kPeriodic = 2 };
 
-inline constexpr std::uint32_t kFlagUserMode = 1u << 0;   ///< watch from ring 3
-inline constexpr std::uint32_t kFlagTscAdjust = 1u << 1;  ///< CPUID has TSC_ADJUST
+inline constexpr std::uint32_t kFlagUserMode = 1u << 0;   ///< watch from ring 3 (x86-64)
+inline constexpr std::uint32_t kFlagTscAdjust = 1u << 1;  ///< CPUID has TSC_ADJUST (x86-64)
+/// CNTVCT and CNTPCT have one offset, so CNTPCT lies between two readings of CNTVCT (arm64).
+inline constexpr std::uint32_t kFlagOneOffset = 1u << 2;
 
 /// What the host tells the guest of gaps, and what the guest has taken note of. A stand-in for the
 /// device that tells a real guest. `sequence` is odd while the guest has not answered; whichever
@@ -87,26 +80,26 @@ struct Control {
     std::uint64_t epoch;                 ///< live: raised by the host before each resume
     std::uint64_t dirty_pages_a_second;  ///< live: for each vCPU
     std::uint64_t tsc_adjust_request;    ///< live: raised to have TSC_ADJUST read at the next tick
-    std::uint32_t cross_pages_a_loop;    ///< other vCPUs' clock pages to read in each loop
+    std::uint32_t cross_pages_a_loop;    ///< other vCPUs' clock pages to read in each loop (x86-64)
     std::uint32_t pad;
     std::uint8_t reserved0[56];
-    std::uint64_t tsc_last;  ///< the highest TSC that any vCPU has read
+    std::uint64_t counter_last;  ///< the highest counter value that any vCPU has read
     std::uint8_t reserved1[56];
-    std::uint64_t kvmclock_last;  ///< the highest kvmclock that any vCPU has read
+    std::uint64_t clock_last;  ///< the highest value of the second clock that any vCPU has read
     std::uint8_t reserved2[56];
     Notice notice;  ///< live
 };
 static_assert(offsetof(Control, flags) == 16 && offsetof(Control, timer_period) == 24 &&
               offsetof(Control, epoch) == 32 && offsetof(Control, dirty_pages_a_second) == 40 &&
               offsetof(Control, tsc_adjust_request) == 48 &&
-              offsetof(Control, cross_pages_a_loop) == 56 && offsetof(Control, tsc_last) == 120 &&
-              offsetof(Control, kvmclock_last) == 184 && offsetof(Control, notice) == 248 &&
-              sizeof(Control) == 296);
+              offsetof(Control, cross_pages_a_loop) == 56 &&
+              offsetof(Control, counter_last) == 120 && offsetof(Control, clock_last) == 184 &&
+              offsetof(Control, notice) == 248 && sizeof(Control) == 296);
 
-/// One look at the clocks: TSC, and kvmclock computed from that same TSC by the vCPU's own page.
+/// One look at the two clocks.
 struct Reading {
-    std::uint64_t tsc;
-    std::uint64_t kvmclock_ns;
+    std::uint64_t counter;
+    std::uint64_t clock;
     std::uint64_t ticks;  ///< timer interrupts handled before it
 };
 static_assert(sizeof(Reading) == 24);
@@ -145,32 +138,34 @@ struct Report {
     std::uint32_t pad;
     std::uint64_t loops;
     Reading last;
-    Jump tsc_back_own;    ///< TSC below this vCPU's previous reading
-    Jump tsc_back_cross;  ///< TSC below one that another vCPU published before
-    Jump kvmclock_back_own;
-    Jump kvmclock_back_cross;
-    Jump tsc_forward;  ///< largest forward step between two readings
-    Jump kvmclock_forward;
-    Jump cross_skew;  ///< own page against another's at one TSC; before = own ns
+    Jump counter_back_own;    ///< below this vCPU's previous reading
+    Jump counter_back_cross;  ///< below one that another vCPU published before
+    Jump clock_back_own;
+    Jump clock_back_cross;
+    Jump counter_forward;  ///< largest forward step between two readings
+    Jump clock_forward;
+    /// x86-64: own page against another's at one TSC, before = own ns. arm64: CNTPCT outside the
+    /// two readings of CNTVCT round it, in ticks, where they have one offset; before = CNTVCT.
+    Jump cross_skew;
     std::uint64_t cross_skew_vcpu;
     std::uint64_t cross_checks;
     std::uint64_t page_retries;     ///< clock page changed under the reader
     std::uint64_t guest_stopped;    ///< GUEST_STOPPED flags seen and cleared
     std::uint64_t ticks;            ///< timer interrupts
-    std::uint64_t tick_deadline;    ///< the armed TSC deadline
-    std::uint64_t tick_late_max;    ///< TSC ticks from deadline to handler, largest
+    std::uint64_t tick_deadline;    ///< the armed timer's counter value
+    std::uint64_t tick_late_max;    ///< counter ticks from deadline to handler, largest
     std::uint64_t tsc_adjust;       ///< IA32_TSC_ADJUST when last asked for
     std::uint64_t tsc_adjust_seen;  ///< the request that tsc_adjust answers
-    std::uint64_t fault_vector;     ///< of an exception, plus 1; 0 = none
-    std::uint64_t fault_error;
-    std::uint64_t fault_rip;
-    std::uint64_t workload_gpa;       ///< set by the host
-    std::uint64_t workload_pages;     ///< set by the host
-    std::uint64_t pages_written;      ///< page writes finished, in order round the slice
+    std::uint64_t fault_vector;    ///< of an exception, plus 1; 0 = none; arm64: entry of the table
+    std::uint64_t fault_error;     ///< error code; arm64: ESR_EL1
+    std::uint64_t fault_rip;       ///< where it happened
+    std::uint64_t workload_gpa;    ///< set by the host
+    std::uint64_t workload_pages;  ///< set by the host
+    std::uint64_t pages_written;   ///< page writes finished, in order round the slice
     EpochRecord epochs[kEpochSlots];  ///< slot = epoch % kEpochSlots
 };
 static_assert(offsetof(Report, loops) == 16 && offsetof(Report, last) == 24 &&
-              offsetof(Report, tsc_back_own) == 48 && offsetof(Report, cross_skew) == 240 &&
+              offsetof(Report, counter_back_own) == 48 && offsetof(Report, cross_skew) == 240 &&
               offsetof(Report, cross_skew_vcpu) == 272 && offsetof(Report, ticks) == 304 &&
               offsetof(Report, pages_written) == 384 && offsetof(Report, epochs) == 392);
 static_assert(sizeof(Report) == 392 + 112 * kEpochSlots && sizeof(Report) <= kReportStride);

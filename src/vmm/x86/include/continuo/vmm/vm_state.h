@@ -1,7 +1,8 @@
-// The state of a stopped VM beside its memory and its clocks: registers, interrupt controllers,
-// timers of devices, MSRs. Not in it: IA32_TSC and IA32_TSC_ADJUST, which the clock record owns,
-// and kvmclock's value. kvmclock's MSRs (where its pages are) are in it. Saved by ioctls, loaded
-// into a VM of the same shape, and serialised as tagged values: docs/formats/migration.md.
+// The state of a stopped x86-64 VM beside its memory and its clocks: registers, interrupt
+// controllers, timers of devices, MSRs. Not in it: IA32_TSC and IA32_TSC_ADJUST, which the clock
+// record owns, and kvmclock's value. kvmclock's MSRs (where its pages are) are in it. Saved by
+// ioctls, loaded into a VM of the same shape, and serialised as tagged values:
+// docs/formats/migration.md.
 #pragma once
 
 #include <linux/kvm.h>
@@ -45,18 +46,18 @@ struct VmState {
 /// True for the MSRs that the clock record owns and that are therefore not saved here.
 bool owned_by_clock_record(std::uint32_t msr);
 
-/// Reads everything. The VM is stopped. `msrs`: KVM_GET_MSR_INDEX_LIST of the host.
-Result<VmState> save_state(VirtualMachine& machine, std::span<const std::uint32_t> msrs);
+/// Reads everything. The VM is stopped.
+Result<VmState> save_state(VirtualMachine& machine, const kvm::System& system);
 
 /// Writes everything but the TSC deadlines, which mean nothing before the TSC is what it will be:
-/// see arm_deadlines. Only into a stopped VM that has not run. kInvalidArgument where the numbers
+/// see arm_timers. Only into a stopped VM that has not run. kInvalidArgument where the numbers
 /// of vCPUs or the sizes of XSAVE areas differ; kKernel with the MSR's number where the host does
 /// not take an MSR's value.
 Status load_state(VirtualMachine& machine, const VmState& state);
 
 /// Arms the LAPIC's TSC-deadline timers (IA32_TSC_DEADLINE). After the TSC's offset is in force:
 /// a deadline is compared with the guest's TSC when it is written.
-Status arm_deadlines(VirtualMachine& machine, const VmState& state);
+Status arm_timers(VirtualMachine& machine, const VmState& state);
 
 /// The state as bytes, and back. decode_state trusts nothing: kTruncated, kMalformed or kVersion
 /// with the byte offset, and it takes no more memory than the input has.

@@ -1,9 +1,9 @@
 // The payload's header, the entry of every vCPU, and the interrupt gates.
-// Offsets and selectors as in witness_abi.h and the host's boot tables.
+// Offsets and selectors as in witness_machine.h and the host's boot tables.
 
         .section .header, "a"
         .quad   0x53534e5449574f43      // kMagic
-        .long   2                       // kVersion
+        .long   3                       // kVersion
         .long   0
         .quad   witness_entry
         .quad   timer_gate

@@ -23,7 +23,7 @@ kvm::CpuidEntry leaf(std::uint32_t function, std::uint32_t index = 0) {
 Bytes sample() {
     kvm::CpuidEntries cpuid{leaf(0), leaf(1), leaf(7)};
     cpuid[1].ecx = 0x1234'5678;
-    return encode_shape({.vcpus = 5, .memory_bytes = 8u << 20, .invariant_tsc = false}, cpuid);
+    return encode_shape({{.vcpus = 5, .memory_bytes = 8u << 20, .invariant_tsc = false}, cpuid});
 }
 
 /// The sample with a number put over it.
@@ -35,23 +35,26 @@ Result<VmShape> with(std::size_t at, T value) {
 }
 
 // docs/formats/migration.md: where each field of the shape lies.
-constexpr std::size_t kVcpus = 0;
-constexpr std::size_t kFlags = 4;
+constexpr std::size_t kArchitectureAt = 0;
+constexpr std::size_t kVcpus = 4;
 constexpr std::size_t kMemory = 8;
-constexpr std::size_t kEntries = 20;
+constexpr std::size_t kFlags = 16;
+constexpr std::size_t kEntries = 24;
+constexpr std::size_t kZero = 28;
+constexpr std::size_t kHead = 32;
 
 TEST(VmShapeCodec, ComesBackAsItWas) {
     const auto shape = decode_shape(sample());
     ASSERT_TRUE(shape) << shape.error().message();
     EXPECT_EQ(shape->config, (VmConfig{5, 8u << 20, false, 0}));
-    ASSERT_EQ(shape->cpuid.size(), 3u);
-    EXPECT_EQ(shape->cpuid[1].ecx, 0x1234'5678u);
-    EXPECT_EQ(encode_shape(shape->config, shape->cpuid), sample());
+    ASSERT_EQ(shape->model.size(), 3u);
+    EXPECT_EQ(shape->model[1].ecx, 0x1234'5678u);
+    EXPECT_EQ(encode_shape(*shape), sample());
 }
 
 TEST(VmShapeCodec, EveryTruncationAndEveryExcessIsTyped) {
     const Bytes bytes = sample();
-    ASSERT_EQ(bytes.size(), 24u + 3 * 40);
+    ASSERT_EQ(bytes.size(), kHead + 3 * 40);
     for (std::size_t length = 0; length < bytes.size(); ++length)
         EXPECT_EQ(decode_shape(std::span{bytes}.first(length)).error().code, ErrorCode::kMalformed)
             << length;
@@ -71,9 +74,19 @@ TEST(VmShapeCodec, HostileNumbersAreRefused) {
     EXPECT_TRUE(with(kMemory, std::uint64_t{1} << 30));
     for (const std::uint32_t flags : {2u, 0x8000'0000u, 0xffff'ffffu})
         EXPECT_EQ(with(kFlags, flags).error().code, ErrorCode::kMalformed) << flags;
+    EXPECT_EQ(with(kZero, 1u).error().code, ErrorCode::kMalformed);
     // 0x6666'6667 x 40 wraps to 24 in 32 bits.
     for (const std::uint32_t entries : {0u, 2u, 4u, 257u, 0x6666'6667u, 0xffff'ffffu})
         EXPECT_EQ(with(kEntries, entries).error().code, ErrorCode::kMalformed) << entries;
+}
+
+TEST(VmShapeCodec, AnotherArchitectureIsRefusedByName) {
+    const auto arm64 = with(kArchitectureAt, 2u);
+    ASSERT_FALSE(arm64);
+    EXPECT_EQ(arm64.error().code, ErrorCode::kUnsupported);
+    EXPECT_EQ(arm64.error().what, "the VM's is arm64, this host's is x86-64");
+    EXPECT_EQ(with(kArchitectureAt, 0u).error().what,
+              "the VM's is unknown (0), this host's is x86-64");
 }
 
 TEST(VmShapeCodec, FlippedBitsAreRefusedOrAShapeThatCanBe) {
@@ -81,7 +94,7 @@ TEST(VmShapeCodec, FlippedBitsAreRefusedOrAShapeThatCanBe) {
     for (int round = 0; round < 20000; ++round) {
         Bytes bytes = sample();
         for (int flips = 0; flips < 3; ++flips)
-            bytes[random() % 24] ^= static_cast<std::byte>(1u << (random() % 8));
+            bytes[random() % kHead] ^= static_cast<std::byte>(1u << (random() % 8));
         const auto shape = decode_shape(bytes);
         EXPECT_TRUE(!shape || check(shape->config));
     }
@@ -92,21 +105,21 @@ TEST(Cpuid, AFeatureThatTheDestinationLacksIsNamed) {
     host[1].ecx = 0xff;
     host[2].ebx = 0x10;
     kvm::CpuidEntries guest = host;
-    EXPECT_TRUE(check_cpuid(guest, host));
+    EXPECT_TRUE(check_cpu_model(guest, host));
     guest[1].ebx = ~0u;  // numbers, not features: APIC id, cache line
     guest[1].ecx = 0x0f;
-    EXPECT_TRUE(check_cpuid(guest, host)) << "fewer are fine";
+    EXPECT_TRUE(check_cpu_model(guest, host)) << "fewer are fine";
     guest[2].ebx = 0x30;
-    auto refused = check_cpuid(guest, host);
+    auto refused = check_cpu_model(guest, host);
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
     EXPECT_EQ(refused.error().where, "CPUID 0x7.0 EBX");
     EXPECT_NE(refused.error().what.find("0x20"), std::string::npos) << refused.error().what;
     guest = host;
     guest.push_back(leaf(0x80000001));
-    EXPECT_TRUE(check_cpuid(guest, host)) << "an empty leaf promises nothing";
+    EXPECT_TRUE(check_cpu_model(guest, host)) << "an empty leaf promises nothing";
     guest.back().edx = 1u << 29;
-    EXPECT_EQ(check_cpuid(guest, host).error().where, "CPUID 0x80000001.0 EDX");
+    EXPECT_EQ(check_cpu_model(guest, host).error().where, "CPUID 0x80000001.0 EDX");
 }
 
 }  // namespace

@@ -1,0 +1,42 @@
+// The board of a VM on arm64: its vCPUs and the ports at which it is heard. It has no interrupt
+// controller: no guest that it runs needs one. The threads that run it are virtual_machine.h's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "continuo/kvm/memory.h"
+#include "continuo/kvm/vcpu.h"
+#include "continuo/kvm/vm.h"
+#include "continuo/vmm/cpu_model.h"
+
+namespace continuo::vmm {
+
+/// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
+/// so that more vCPUs than CPUs can all arrive. Host ticks.
+inline constexpr std::int64_t kGateSpinTicks = 2'000;
+
+class Board {
+  public:
+    /// Memory in slot 0, and vCPUs at reset, none waiting for PSCI.
+    static state::Result<Board> create(kvm::Vm& vm, const kvm::GuestMemory& memory,
+                                       const VmConfig& config, const CpuModel& model,
+                                       std::vector<kvm::Vcpu>& vcpus);
+};
+
+enum class Port : std::uint8_t { kNone, kText, kExit };
+struct PortAccess {
+    Port port = Port::kNone;  ///< kNone: read, or written where nothing is
+    std::span<const std::byte> written;
+};
+/// The access that an exit stands for, and nullopt for an exit that is none. What is read is ones.
+std::optional<PortAccess> port_access(kvm_run& run);
+
+/// For the error of a guest that KVM could not run on. On the vCPU's thread.
+std::string where_it_stands(const kvm::Vcpu& vcpu);
+
+}  // namespace continuo::vmm

@@ -1,0 +1,51 @@
+// What the architecture does to boot the witness: tables, registers, its part of the control page.
+// witness.cc does the rest.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "continuo/vmm/witness.h"
+
+namespace continuo::vmm {
+
+/// Room above the first frame, so that the stack pointer stays inside its own 8 KiB.
+inline constexpr std::uint64_t kStackTopGap = 16;
+
+constexpr std::uint64_t stack_top(std::uint32_t vcpu) {
+    return witness::kStacks + witness::kStackStride * (vcpu + 1) - kStackTopGap;
+}
+
+constexpr std::uint64_t report_gpa(std::uint32_t vcpu) {
+    return witness::kReports + witness::kReportStride * vcpu;
+}
+
+/// Writes that stop at the first failure.
+class GuestWriter {
+  public:
+    explicit GuestWriter(kvm::GuestMemory& memory) : memory_{memory} {}
+    template <class T>
+    void put(std::uint64_t gpa, const T& value) {
+        if (status_) status_ = memory_.write_object(gpa, value);
+    }
+    void put_bytes(std::uint64_t gpa, std::span<const std::byte> bytes) {
+        if (status_) status_ = memory_.write(gpa, bytes);
+    }
+    Status status() { return std::move(status_); }
+
+  private:
+    kvm::GuestMemory& memory_;
+    Status status_{};
+};
+
+/// What all vCPUs share; `image` is the payload.
+void put_tables(GuestWriter& out, std::span<const std::byte> image);
+/// What one vCPU has for itself.
+void put_vcpu_tables(GuestWriter& out, std::uint32_t vcpu);
+/// Registers, so that the next KVM_RUN begins at `entry`.
+Status set_entry(kvm::Vcpu& vcpu, std::uint64_t entry);
+/// Flags, timer, and what else of the control page the architecture has.
+Status fill_machine_control(VirtualMachine& machine, const WitnessConfig& config,
+                            witness::Control& control);
+
+}  // namespace continuo::vmm

@@ -1,0 +1,90 @@
+#include "continuo/vmm/board.h"
+
+#include <cstdio>
+#include <cstring>
+
+#include "continuo/vmm/witness_machine.h"
+
+namespace continuo::vmm {
+
+namespace {
+
+using state::Result;
+using state::Status;
+
+constexpr std::uint64_t kTssAddress = 0xfffbd000;
+constexpr std::uint64_t kIdentityMapAddress = 0xfffbc000;
+
+void set_apic_id(kvm::CpuidEntries& cpuid, std::uint32_t id) {
+    for (kvm::CpuidEntry& entry : cpuid) {
+        if (entry.function == 1) entry.ebx = (entry.ebx & 0x00ffffff) | (id << 24);
+        if (entry.function == 0xb || entry.function == 0x1f) entry.edx = id;
+    }
+}
+
+Result<kvm::Vcpu> create_vcpu(const kvm::Vm& vm, std::uint32_t id, const VmConfig& config,
+                              const CpuModel& model) {
+    auto vcpu = kvm::Vcpu::create(vm, id);
+    if (!vcpu) return vcpu;
+    CpuModel cpuid = model;
+    set_apic_id(cpuid, id);
+    if (auto done = vcpu->set_cpuid(cpuid); !done) return tl::unexpected(std::move(done.error()));
+    if (config.tsc_khz == 0) return vcpu;
+    if (auto done = vcpu->set_tsc_khz(config.tsc_khz); !done) {
+        done.error().advice = "this host cannot give a guest another TSC frequency";
+        return tl::unexpected(std::move(done.error()));
+    }
+    return vcpu;
+}
+
+Status create_devices(kvm::Vm& vm, const kvm::GuestMemory& memory) {
+    if (auto done = vm.set_identity_map_address(kIdentityMapAddress); !done) return done;
+    if (auto done = vm.set_tss_address(kTssAddress); !done) return done;
+    if (auto done = vm.create_irqchip(); !done) return done;
+    if (auto done = vm.create_pit(); !done) return done;
+    return vm.set_memory(0, memory, false);
+}
+
+}  // namespace
+
+Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
+                            const CpuModel& model, std::vector<kvm::Vcpu>& vcpus) {
+    if (auto done = create_devices(vm, memory); !done)
+        return tl::unexpected(std::move(done.error()));
+    Board board;
+    const auto xsave = vm.check_extension(KVM_CAP_XSAVE2);
+    if (xsave && *xsave > 4096) board.xsave_bytes_ = static_cast<std::size_t>(*xsave);
+    for (std::uint32_t id = 0; id < config.vcpus; ++id) {
+        auto vcpu = create_vcpu(vm, id, config, model);
+        if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
+        vcpus.push_back(std::move(*vcpu));
+    }
+    return board;
+}
+
+std::optional<PortAccess> port_access(kvm_run& run) {
+    if (run.exit_reason != KVM_EXIT_IO) return std::nullopt;
+    auto* data = reinterpret_cast<std::byte*>(&run) + run.io.data_offset;
+    const std::size_t bytes = std::size_t{run.io.size} * run.io.count;
+    if (run.io.direction == KVM_EXIT_IO_IN) {
+        std::memset(data, 0xff, bytes);
+        return PortAccess{};
+    }
+    if (run.io.port == witness::kPortSerial && run.io.size == 1)
+        return PortAccess{Port::kText, {data, bytes}};
+    if (run.io.port == witness::kPortExit && run.io.size == 4)
+        return PortAccess{Port::kExit, {data, bytes}};
+    return PortAccess{};
+}
+
+std::string where_it_stands(const kvm::Vcpu& vcpu) {
+    const auto regs = vcpu.regs();
+    const auto sregs = vcpu.sregs();
+    if (!regs || !sregs) return {};
+    char text[96];
+    std::snprintf(text, sizeof text, ", at RIP 0x%llx, RSP 0x%llx, CR2 0x%llx, ring %u", regs->rip,
+                  regs->rsp, sregs->cr2, static_cast<unsigned>(sregs->ss.dpl));
+    return text;
+}
+
+}  // namespace continuo::vmm

@@ -1,0 +1,189 @@
+#include "continuo/vmm/vm_state.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "continuo/abi/msr.h"
+
+namespace continuo::vmm {
+
+namespace {
+
+using state::ErrorCode;
+
+template <class T>
+Status take(Result<T> from, T& into) {
+    if (!from) return tl::unexpected(std::move(from.error()));
+    into = std::move(*from);
+    return {};
+}
+
+/// Runs steps until one fails.
+class Steps {
+  public:
+    template <class Step>
+    Steps& then(Step&& step) {
+        if (status_) status_ = step();
+        return *this;
+    }
+    Status result() { return std::move(status_); }
+
+  private:
+    Status status_{};
+};
+
+/// All MSRs that this vCPU has; those that the kernel lists but this guest lacks are left out.
+Result<std::vector<MsrValue>> save_msrs(const kvm::Vcpu& vcpu,
+                                        std::span<const std::uint32_t> wanted) {
+    std::vector<MsrValue> saved;
+    std::size_t next = 0;
+    while (next < wanted.size()) {
+        kvm::MsrBatch batch;
+        std::size_t end = next;
+        while (end < wanted.size() && batch.add(wanted[end]))
+            ++end;
+        const auto done = vcpu.try_get_msrs(batch);
+        if (!done) return tl::unexpected(done.error());
+        for (std::uint32_t i = 0; i < *done; ++i)
+            saved.push_back({batch.index(i), batch.data(i)});
+        next += *done + (*done < batch.size() ? 1 : 0);
+    }
+    return saved;
+}
+
+Result<VcpuState> save_vcpu(const kvm::Vcpu& vcpu, std::size_t xsave_bytes,
+                            std::span<const std::uint32_t> msrs) {
+    VcpuState state;
+    state.xsave.resize(xsave_bytes);
+    // mp_state first: reading it makes KVM process INIT and SIPI that wait, which changes the rest.
+    auto status = Steps{}
+                      .then([&] { return take(vcpu.mp_state(), state.mp_state); })
+                      .then([&] { return take(vcpu.regs(), state.regs); })
+                      .then([&] { return take(vcpu.sregs(), state.sregs); })
+                      .then([&] { return vcpu.get_xsave(state.xsave); })
+                      .then([&] { return take(vcpu.lapic(), state.lapic); })
+                      .then([&] { return take(save_msrs(vcpu, msrs), state.msrs); })
+                      .then([&] { return take(vcpu.events(), state.events); })
+                      .result();
+    if (!status) return tl::unexpected(std::move(status.error()));
+    if (auto xcrs = vcpu.xcrs()) state.xcrs = *xcrs;
+    if (auto debugregs = vcpu.debugregs()) state.debugregs = *debugregs;
+    return state;
+}
+
+/// Is the refused MSR what the vCPU has already? Then nothing is lost.
+bool has_value(const kvm::Vcpu& vcpu, const MsrValue& msr) {
+    const auto now = vcpu.msr(msr.index);
+    return now && *now == msr.data;
+}
+
+tl::unexpected<state::Error> msr_refused(const kvm::Vcpu& vcpu, const MsrValue& msr) {
+    char text[96];
+    std::snprintf(text, sizeof text, "vCPU %u: KVM_SET_MSRS of MSR 0x%x to 0x%llx", vcpu.id(),
+                  msr.index, static_cast<unsigned long long>(msr.data));
+    return state::fail(ErrorCode::kKernel, text, "this host does not take the guest's value",
+                       "the hosts' CPUs or kernels differ in what they offer the guest");
+}
+
+Status load_msrs(kvm::Vcpu& vcpu, std::span<const MsrValue> msrs) {
+    std::size_t next = 0;
+    while (next < msrs.size()) {
+        kvm::MsrBatch batch;
+        std::size_t end = next;
+        for (; end < msrs.size() && !batch.full(); ++end) {
+            // A deadline waits for arm_timers; zero keeps the order of the batch simple.
+            const bool deadline = msrs[end].index == abi::kMSR_IA32_TSC_DEADLINE;
+            batch.add(msrs[end].index, deadline ? 0 : msrs[end].data);
+        }
+        const auto done = vcpu.try_set_msrs(batch);
+        if (!done) return tl::unexpected(done.error());
+        next += *done;
+        if (*done == batch.size()) continue;
+        if (!has_value(vcpu, msrs[next])) return msr_refused(vcpu, msrs[next]);
+        ++next;
+    }
+    return {};
+}
+
+Status load_vcpu(kvm::Vcpu& vcpu, const VcpuState& state) {
+    return Steps{}
+        .then([&] { return vcpu.set_regs(state.regs); })
+        .then([&] { return vcpu.set_sregs(state.sregs); })
+        .then([&] { return state.xcrs ? vcpu.set_xcrs(*state.xcrs) : Status{}; })
+        .then([&] { return vcpu.set_xsave(state.xsave); })
+        // The LAPIC's mode is in sregs (APIC base); its timer mode must stand before the MSRs.
+        .then([&] { return vcpu.set_lapic(state.lapic); })
+        .then([&] { return load_msrs(vcpu, state.msrs); })
+        .then([&] { return vcpu.set_mp_state(state.mp_state); })
+        .then([&] { return state.debugregs ? vcpu.set_debugregs(*state.debugregs) : Status{}; })
+        // Last of all: set_regs and set_sregs drop pending exceptions.
+        .then([&] { return vcpu.set_events(state.events); })
+        .result();
+}
+
+Status check_shape(VirtualMachine& machine, const VmState& state) {
+    if (machine.vcpus().size() != state.vcpus.size()) {
+        return state::fail(ErrorCode::kInvalidArgument, "vCPU state",
+                           std::to_string(state.vcpus.size()) + " vCPUs for a VM that has " +
+                               std::to_string(machine.vcpus().size()));
+    }
+    for (const VcpuState& vcpu : state.vcpus) {
+        if (vcpu.xsave.size() == machine.board().xsave_bytes()) continue;
+        return state::fail(ErrorCode::kInvalidArgument, "XSAVE area",
+                           std::to_string(vcpu.xsave.size()) + " bytes; this host has " +
+                               std::to_string(machine.board().xsave_bytes()),
+                           "the hosts' CPUs differ in their extended state");
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<VmState> save_state(VirtualMachine& machine, const kvm::System& system) {
+    const auto msrs = system.msr_index_list();
+    if (!msrs) return tl::unexpected(msrs.error());
+    std::vector<std::uint32_t> wanted;
+    for (const std::uint32_t msr : *msrs)
+        if (!owned_by_clock_record(msr)) wanted.push_back(msr);
+    // Older kernels do not list the deadline.
+    if (std::find(wanted.begin(), wanted.end(), abi::kMSR_IA32_TSC_DEADLINE) == wanted.end())
+        wanted.push_back(abi::kMSR_IA32_TSC_DEADLINE);
+
+    VmState state;
+    for (std::uint32_t chip = 0; chip < state.irqchips.size(); ++chip) {
+        if (auto done = take(machine.vm().get_irqchip(chip), state.irqchips[chip]); !done)
+            return tl::unexpected(std::move(done.error()));
+    }
+    if (auto done = take(machine.vm().get_pit(), state.pit); !done)
+        return tl::unexpected(std::move(done.error()));
+    for (const kvm::Vcpu& vcpu : machine.vcpus()) {
+        auto saved = save_vcpu(vcpu, machine.board().xsave_bytes(), wanted);
+        if (!saved) return tl::unexpected(std::move(saved.error()));
+        state.vcpus.push_back(std::move(*saved));
+    }
+    return state;
+}
+
+Status load_state(VirtualMachine& machine, const VmState& state) {
+    if (auto fits = check_shape(machine, state); !fits) return fits;
+    for (const kvm_irqchip& chip : state.irqchips) {
+        if (auto done = machine.vm().set_irqchip(chip); !done) return done;
+    }
+    if (auto done = machine.vm().set_pit(state.pit); !done) return done;
+    for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
+        if (auto done = load_vcpu(machine.vcpus()[i], state.vcpus[i]); !done) return done;
+    }
+    return {};
+}
+
+Status arm_timers(VirtualMachine& machine, const VmState& state) {
+    for (std::size_t i = 0; i < state.vcpus.size() && i < machine.vcpus().size(); ++i) {
+        for (const MsrValue& msr : state.vcpus[i].msrs) {
+            if (msr.index != abi::kMSR_IA32_TSC_DEADLINE || msr.data == 0) continue;
+            if (auto done = machine.vcpus()[i].set_msr(msr.index, msr.data); !done) return done;
+        }
+    }
+    return {};
+}
+
+}  // namespace continuo::vmm

@@ -14,6 +14,7 @@ class Architecture:
     uname_machine: str
     console: str  # the serial console's device
     kernel_line: str  # parameters that every kernel gets
+    has_tsc: bool
     config: Tuple[str, ...]  # options without which a kernel cannot be used
     modules: Tuple[str, ...]  # in the base image, or built in: no use in a kernel without them
     more_modules: Tuple[str, ...]  # in the base image where the package has them
@@ -61,6 +62,7 @@ AMD64 = Architecture(
     console="ttyS0,115200",
     # The other CPUs are brought up by the first process.
     kernel_line="tsc=reliable clocksource=tsc maxcpus=1",
+    has_tsc=True,
     config=("CONFIG_SERIAL_8250_CONSOLE=y", *_CONFIG),
     modules=("virtio_pci", "virtio_console", "kvm-amd", "kvm-intel"),
     more_modules=("msr", "cpuid", *_MORE_MODULES),
@@ -77,6 +79,7 @@ ARM64 = Architecture(
     uname_machine="aarch64",
     console="ttyAMA0",
     kernel_line="",
+    has_tsc=False,
     config=("CONFIG_SERIAL_AMBA_PL011_CONSOLE=y", "CONFIG_KVM=y", *_CONFIG),
     modules=("virtio_pci", "virtio_console"),
     more_modules=_MORE_MODULES,

@@ -1,17 +1,19 @@
-"""What every boot needs, of one host or of two: initramfs, log where it failed, result."""
+"""What every boot needs, of one host or of two: emulator, initramfs, log of a failure, result."""
 
 import base64
 import contextlib
+import dataclasses
 import os
 import shutil
 import time
-from typing import Dict, Tuple
+from typing import Dict, Sequence, Tuple
 
 from . import bochs, errors
 from .cache import Cache, CachedKernel, cache_root
 from .catalog import Host
 from .emulator import Emulator, Outcome
 from .errors import LabError
+from .machine_tsc import machine_tsc_khz
 from .newer_qemu import NewerQemu, Qemu
 from .payload import Payload
 from .progress import Progress
@@ -19,6 +21,7 @@ from .requirements import require_files, require_program
 
 # A boot under TCG is lost now and then. The last try has time enough for a busy machine.
 BOOT_SECONDS_MAX = (60.0, 90.0, 180.0)
+ICOUNT_KHZ = 1_000_000  # of the TSC then
 _LOGS_KEPT = 20
 _KERNEL_MIB = 224  # what the kernel and the base image take, measured, with some room
 
@@ -32,6 +35,32 @@ def qemu_for(host: Host, cache: Cache, progress: Progress) -> Qemu:
         require_files(bochs.FILES, host.qemu_package, progress)
         return Qemu(require_program(host.qemu, host.qemu_package, progress), bochs.ENVIRONMENT)
     return Qemu(require_program(host.qemu, host.qemu_package, progress), {})
+
+
+def with_icount(host: Host, shift: str) -> Host:
+    """Time by instructions: the TSC is that virtual time, 1 GHz. QEMU does it in one thread."""
+    arguments = [word.replace("thread=multi", "thread=single") for word in host.qemu_arguments]
+    return dataclasses.replace(host, qemu_arguments=(*arguments, "-icount", f"shift={shift}"))
+
+
+def kernel_parameters(host: Host, icount: bool, further: Sequence[str]) -> str:
+    """A kernel that measures its TSC on a busy machine may find anything (machine_tsc.py); told
+    what it is, it corrects that by one percent at most."""
+    words = list(further)
+    if host.architecture.has_tsc and host.emulator == "QEMU":
+        khz = ICOUNT_KHZ if icount else machine_tsc_khz()
+        words = ([] if khz is None else [f"tsc_early_khz={khz}"]) + words
+    return " ".join(words)
+
+
+def clock_arguments(icount: bool, realtime_offset_s: int) -> Tuple[str, ...]:
+    """QEMU's real-time clock, from which the kernel sets its own at boot; it has whole seconds.
+    What else differs from run to run is made the same with icount."""
+    rtc: Tuple[str, ...] = ()
+    if realtime_offset_s or icount:
+        base = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + realtime_offset_s))
+        rtc = ("-rtc", f"base={base}" + (",clock=vm" if icount else ""))
+    return (*rtc, "-seed", "1") if icount else rtc
 
 
 def result_of(outcome: Outcome, kernel: CachedKernel, captured) -> Dict[str, object]:

@@ -1,4 +1,4 @@
-"""The command line: list, fetch, run, pair, matrix."""
+"""The command line: list, fetch, run, up, pair, matrix."""
 
 import argparse
 import contextlib
@@ -8,16 +8,19 @@ import os
 import signal
 import sys
 from fractions import Fraction
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import errors, matrix
 from .boots import (
     BOOT_SECONDS_MAX,
     check_memory,
+    clock_arguments,
     initramfs_of,
     keep_console,
+    kernel_parameters,
     qemu_for,
     result_of,
+    with_icount,
 )
 from .cache import Cache, CachedKernel, cache_root
 from .catalog import DEFAULT_HOST, DEFAULT_KERNEL, HOSTS, KERNELS, Host, Kernel, kernel_named
@@ -25,10 +28,11 @@ from .emulator import Boot, Emulator, Outcome
 from .errors import BootFailed, Interrupted, LabError
 from .newer_qemu import NewerQemu
 from .pair import ADDRESSES, NAMES, HostRequest, PairRequest, run_pair
-from .payload import build_payload
+from .payload import Payload, build_payload, build_shell
 from .progress import Progress
 from .requirements import why_missing
 from .streams import Descriptor, Memory, OutputClosed
+from .terminal import Commands, terminal_kept
 
 _CPUS = 2  # of a host, unless asked for
 
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             return _run_pair(options, command, progress)
         if command is not None:
             raise LabError(errors.BAD_REQUEST, f"{options.action} takes no program")
-        actions = {"list": _list, "fetch": _fetch, "matrix": _matrix}
+        actions = {"list": _list, "fetch": _fetch, "up": _up, "matrix": _matrix}
         return actions[options.action](options, progress)
     except (OutputClosed, BrokenPipeError):
         return _leave(errors.BROKEN_PIPE)
@@ -194,19 +198,9 @@ def _run(options, command: Optional[List[str]], progress: Progress) -> int:
             "no program to run",
             "write it after two dashes: continuo-lab run -- build/continuo doctor",
         )
-    host = HOSTS[options.host]
-    wanted = kernel_named(options.kernel)
-    _check_fits(host, wanted, options.smp)
-    payload = build_payload(host, command, options.file)
-    check_memory(payload, options.memory)
-    cache = Cache(cache_root(), progress)
-    qemu = qemu_for(host, cache, progress)
-    kernel = cache.find_or_fetch(host, wanted)
-    with initramfs_of(kernel, payload) as initramfs:
-        boot = Boot(
-            host, qemu.program, kernel.vmlinuz, initramfs, cpus_of(host, options.smp),
-            options.memory, options.timeout, BOOT_SECONDS_MAX[-1], environment=qemu.environment,
-        )  # fmt: skip
+    payload = build_payload(HOSTS[options.host], command, options.file)
+    with _boot_of(options, payload, progress) as (boot, kernel):
+        boot = dataclasses.replace(boot, timeout_s=options.timeout)
         outcome, captured, boots = _until_up(boot, kernel, options.json, progress)
     if options.json:
         result = {**result_of(outcome, kernel, captured), "boots": boots}
@@ -229,7 +223,65 @@ def cpus_of(host: Host, asked: Optional[int]) -> int:
     return asked or min(_CPUS, host.cpus_max)
 
 
-def _until_up(boot: Boot, kernel: CachedKernel, capture: bool, progress: Progress):
+def _up(options, progress: Progress) -> int:
+    host = HOSTS[options.host]
+    if host.emulator != "QEMU":
+        what = f"{host.name} has no shell: nothing leads into it ({host.emulator})"
+        raise LabError(errors.BAD_REQUEST, what, "give it a script: continuo-lab run -- sh -c ...")
+    terminal = os.isatty(0) and os.isatty(1)
+    payload = build_shell(host, terminal, options.file)
+    with _boot_of(options, payload, progress) as (boot, kernel):
+        if not terminal:
+            with Commands(0) as commands:
+                boot = dataclasses.replace(
+                    boot, more_arguments=(*boot.more_arguments, *commands.qemu_arguments()),
+                    descriptors=(commands.descriptor,),
+                )  # fmt: skip
+                return _until_up(boot, kernel, False, progress, commands.start)[0].exit_code
+        progress.say("a shell on the host's console; exit, or Ctrl-A x, ends the host")
+        with terminal_kept(0):
+            boot = dataclasses.replace(boot, terminal=True)
+            return _until_up(boot, kernel, False, progress)[0].exit_code
+
+
+@contextlib.contextmanager
+def _boot_of(options, payload: Payload, progress: Progress):
+    """(boot, kernel) as the options that `run` and `up` share ask for."""
+    host = payload.host
+    wanted = kernel_named(options.kernel)
+    icount = options.icount is not None
+    _check_fits(host, wanted, options.smp)
+    if host.emulator != "QEMU" and (icount or options.realtime_offset):
+        what = f"{host.name} takes neither --icount nor --realtime-offset: it is {host.emulator}'s"
+        raise LabError(errors.BAD_REQUEST, what)
+    check_memory(payload, options.memory)
+    cache = Cache(cache_root(), progress)
+    qemu = qemu_for(host, cache, progress)
+    kernel = cache.find_or_fetch(host, wanted)
+    with initramfs_of(kernel, payload) as initramfs:
+        boot = Boot(
+            host=with_icount(host, f"{options.icount},sleep=off") if icount else host,
+            qemu=qemu.program,
+            vmlinuz=kernel.vmlinuz,
+            initramfs=initramfs,
+            smp=cpus_of(host, options.smp),
+            memory_mib=options.memory,
+            timeout_s=0.0,
+            boot_seconds_max=BOOT_SECONDS_MAX[-1],
+            kernel_parameters=kernel_parameters(host, icount, options.append),
+            more_arguments=clock_arguments(icount, options.realtime_offset),
+            environment=qemu.environment,
+        )
+        yield boot, kernel
+
+
+def _until_up(
+    boot: Boot,
+    kernel: CachedKernel,
+    capture: bool,
+    progress: Progress,
+    on_up: Callable[[], None] = lambda: None,
+):
     """(outcome, sinks of stdout and stderr, number of boots). Boots again where a boot was lost
     before the program began; nothing was run then, so nothing can be run twice."""
     limits = boot.host.boot_seconds_max or BOOT_SECONDS_MAX
@@ -237,7 +289,7 @@ def _until_up(boot: Boot, kernel: CachedKernel, capture: bool, progress: Progres
         sinks = (Memory(), Memory()) if capture else (Descriptor(1), Descriptor(2))
         this_boot = dataclasses.replace(boot, boot_seconds_max=seconds_max)
         try:
-            return _emulate(this_boot, kernel, sinks, progress), sinks, number
+            return _emulate(this_boot, kernel, sinks, progress, on_up), sinks, number
         except BootFailed as failure:
             if number == len(limits):
                 failure.args = (f"{failure}\n  this was boot {number}, and the last",)
@@ -246,9 +298,16 @@ def _until_up(boot: Boot, kernel: CachedKernel, capture: bool, progress: Progres
     raise AssertionError("the last boot returns or raises")
 
 
-def _emulate(boot: Boot, kernel: CachedKernel, sinks, progress: Progress) -> Outcome:
+def _emulate(
+    boot: Boot, kernel: CachedKernel, sinks, progress: Progress, on_up: Callable[[], None]
+) -> Outcome:
     with contextlib.ExitStack() as booting:
-        emulator = Emulator(boot, *sinks, on_up=booting.close)
+
+        def up() -> None:
+            booting.close()
+            on_up()
+
+        emulator = Emulator(boot, *sinks, on_up=up)
         with_what = f"{boot.smp} CPUs, {boot.host.emulator}"
         what = f"booting Linux {kernel.manifest.release} on {boot.host.name} ({with_what})"
         booting.enter_context(progress.stage(what))
@@ -341,7 +400,7 @@ def _leave(exit_code: int) -> int:
 
 
 def _report(error: LabError, options) -> int:
-    if options.json:
+    if getattr(options, "json", False):
         with contextlib.suppress(OSError):
             print(json.dumps({"error": str(error), "exit_code": error.exit_code}), flush=True)
     _complain(error)
@@ -372,7 +431,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|run|pair|matrix")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|fetch|run|up|pair|matrix"
+    )
 
     listing = _action(actions, "list", "what can be emulated, and what is cached", "list --json")
     listing.add_argument("--host", choices=list(HOSTS), help="only this one")
@@ -391,7 +452,19 @@ def _parser() -> argparse.ArgumentParser:
         "run --smp 4 -- build/continuo doctor --json",
     )
     running.usage = "continuo-lab run [options] -- PROGRAM [ARGUMENT ...]"
-    _run_options(running)
+    _host_options(running)
+    _program_options(running)
+    _clock_options(running)
+
+    upping = _action(
+        actions, "up", "boot a host and give a shell on its console", "up --host arm64-nvhe"
+    )
+    upping.description += (
+        " The programs of this repository's build folder are on its PATH. exit, or Ctrl-A x, ends "
+        "the host. Where stdin or stdout is no terminal, the shell reads its commands from stdin."
+    )
+    _host_options(upping)
+    _clock_options(upping)
     _pair_options(actions)
     _matrix_options(actions)
     return parser
@@ -413,27 +486,46 @@ def _matrix_options(actions) -> None:
     filling.add_argument("--quiet", action="store_true", help="no progress, only errors")
 
 
-def _run_options(running: argparse.ArgumentParser) -> None:
-    """What `run` and `pair` share."""
-    running.add_argument("--host", choices=list(HOSTS), default=DEFAULT_HOST)
-    _add_kernel(running)
-    running.add_argument("--smp", type=_between(1, 64), metavar="N", help="CPUs (2)")
-    running.add_argument(
+def _host_options(parser: argparse.ArgumentParser) -> None:
+    """What all that boot share."""
+    parser.add_argument("--host", choices=list(HOSTS), default=DEFAULT_HOST)
+    _add_kernel(parser)
+    parser.add_argument("--smp", type=_between(1, 64), metavar="N", help="CPUs (2)")
+    parser.add_argument(
         "--memory", type=_between(256, 1 << 20), default=1024, metavar="MIB", help="(1024)"
     )
-    running.add_argument(
-        "--timeout", type=_seconds, default=600.0, metavar="S",
-        help="for the program, once the host is up; 0 = no limit (600)",
-    )  # fmt: skip
-    running.add_argument(
+    parser.add_argument(
         "--file", action="append", default=[], metavar="SRC[:DEST]",
         help="take a file or folder along, to the same path or to DEST; can be repeated",
     )  # fmt: skip
-    running.add_argument(
+    parser.add_argument("--quiet", action="store_true", help="no progress, only errors")
+    parser.add_argument("--verbose", action="store_true", help="tell QEMU's command and times")
+
+
+def _program_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout", type=_seconds, default=600.0, metavar="S",
+        help="for the program, once the host is up; 0 = no limit (600)",
+    )  # fmt: skip
+    parser.add_argument(
         "--json", action="store_true", help="capture the output and print one JSON object"
     )
-    running.add_argument("--quiet", action="store_true", help="no progress, only errors")
-    running.add_argument("--verbose", action="store_true", help="tell QEMU's command and times")
+
+
+def _clock_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--icount", type=_between(0, 10), metavar="N",
+        help="time by instructions, 2^N ns each, and none while idle: nearly the same in each run; "
+        "x86-64's TSC has 1 GHz then",
+    )  # fmt: skip
+    parser.add_argument(
+        "--realtime-offset", type=int, default=0, metavar="S",
+        help="the host's realtime clock starts at this machine's plus S seconds, such as -7",
+    )  # fmt: skip
+    parser.add_argument(
+        "--append", action="append", default=[], metavar="TEXT",
+        help="further kernel parameters; can be repeated",
+    )  # fmt: skip
 
 
 def _pair_options(actions) -> None:
@@ -449,7 +541,8 @@ def _pair_options(actions) -> None:
         "on both where only one is given; CONTINUO_LAB_NAME is a or b inside. Lines of output "
         "begin with `a| ` and `b| `. Both hosts stay up until both programs have ended."
     )
-    _run_options(pairing)
+    _host_options(pairing)
+    _program_options(pairing)
     pairing.add_argument(
         "--linger", type=_seconds, default=10.0, metavar="S",
         help="when one program has failed, the other is ended after this (10)",

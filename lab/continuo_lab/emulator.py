@@ -43,6 +43,7 @@ class Boot:
     more_arguments: Tuple[str, ...] = ()  # of QEMU
     descriptors: Tuple[int, ...] = ()  # that more_arguments name
     cpu: Optional[int] = None  # of the machine, for all of QEMU; None: any
+    terminal: bool = False  # the console is the tool's own terminal, Ctrl-A x ends QEMU
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # further, of QEMU
 
 
@@ -69,13 +70,20 @@ def qemu_command(boot: Boot, ports: Dict[str, int], console: int) -> List[str]:
         *("-smp", str(boot.smp), "-m", str(boot.memory_mib)),
         *("-kernel", str(boot.vmlinuz), "-initrd", f"/dev/fd/{boot.initramfs.fileno()}"),
         *("-append", kernel_line(boot.host, boot.kernel_parameters)),
-        *("-chardev", f"file,id=console,path=/dev/fd/{console}", "-serial", "chardev:console"),
+        *("-chardev", _console_chardev(boot, console), "-serial", "chardev:console"),
         *("-device", "virtio-serial-pci,max_ports=8"),
     ]
     for number, (name, descriptor) in enumerate(ports.items(), start=1):
         command += ["-chardev", f"file,id={name},path=/dev/fd/{descriptor}"]
         command += ["-device", f"virtserialport,chardev={name},nr={number},name=continuo.{name}"]
     return [*command, *boot.more_arguments]
+
+
+def _console_chardev(boot: Boot, descriptor: int) -> str:
+    path = f"/dev/fd/{descriptor}"
+    if boot.terminal:
+        return f"stdio,id=console,mux=on,signal=off,logfile={path}"
+    return f"file,id=console,path={path}"
 
 
 class Emulator:
@@ -135,8 +143,8 @@ class Emulator:
         try:
             return subprocess.Popen(
                 self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=writes["console"],
+                stdin=None if self._boot.terminal else subprocess.DEVNULL,
+                stdout=None if self._boot.terminal else writes["console"],
                 stderr=writes["console"],
                 pass_fds=descriptors,
                 preexec_fn=_dies_with(os.getpid(), self._boot.cpu),
@@ -258,7 +266,7 @@ class Emulator:
             self._take(selector, selector.select())
 
     def _verdict(self, process: subprocess.Popen) -> Optional[LabError]:
-        if self._finished_at is not None:
+        if self._finished_at is not None or self._was_ended_at_the_terminal(process):
             return None
         how = f"{self._boot.host.emulator} ended with {process.returncode}"
         if self._failure:
@@ -269,7 +277,9 @@ class Emulator:
             )
         if self._outcome.up_s is None:
             if process.returncode > 0:  # its own refusal; a panic of the guest ends it with 0
-                return LabError(HOST_NEVER_UP, f"it refused ({how})", "see the console's log")
+                said = bytes(self.console[-300:]).decode("utf-8", "replace").strip()
+                why = f"{how}: {said.splitlines()[-1]}" if said else how
+                return LabError(HOST_NEVER_UP, f"it refused ({why})", "see the console's log")
             return BootFailed(
                 f"the emulated host ended before it was up ({how})",
                 "see the console's log; a fresh kernel may help: continuo-lab fetch",
@@ -279,6 +289,14 @@ class Emulator:
             f"the emulated host died while the program ran ({how})",
             "see the console's log; out of memory? give more with --memory MIB",
         )
+
+
+    def _was_ended_at_the_terminal(self, process: subprocess.Popen) -> bool:
+        """By Ctrl-A x; QEMU ends with 0 then, as it does after a panic."""
+        if not self._boot.terminal or process.returncode != 0 or b"Kernel panic" in self.console:
+            return False
+        self._outcome.exit_code = 0
+        return True
 
 
 def _dies_with(parent: int, cpu: Optional[int]) -> Callable[[], None]:

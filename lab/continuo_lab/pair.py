@@ -10,7 +10,6 @@ other had still to say.
 """
 
 import contextlib
-import dataclasses
 import os
 import shlex
 import socket
@@ -24,11 +23,13 @@ from . import errors
 from .architecture import AMD64
 from .boots import (
     BOOT_SECONDS_MAX,
+    ICOUNT_KHZ,
     check_memory,
     initramfs_of,
     keep_console,
     qemu_for,
     result_of,
+    with_icount,
 )
 from .cache import Cache, CachedKernel, cache_root
 from .catalog import Host, kernel_named
@@ -42,7 +43,6 @@ from .streams import Descriptor, Memory, Prefixed, Sink
 NAMES = ("a", "b")
 ADDRESSES = {"a": "10.77.0.1", "b": "10.77.0.2"}
 _SHARED_BYTES = 1 << 16
-_ICOUNT_KHZ = 1_000_000  # its TSC is virtual time in ns
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _CLOCK_PROGRAM = "continuo-crosshost"
 _POLL_SECONDS = 0.05
@@ -223,19 +223,14 @@ def kernel_parameters(asked: HostRequest, machine_khz: Optional[int]) -> str:
     """The kernel is told its TSC's frequency (machine_tsc.py says why, and two hosts that measure
     would not find the same one), and nothing to refine it with: neither HPET nor the PM timer
     (tsc_refine_calibration_work() then keeps what it has)."""
-    khz = asked.tsc_khz or (_ICOUNT_KHZ if asked.icount else machine_khz)
+    khz = asked.tsc_khz or (ICOUNT_KHZ if asked.icount else machine_khz)
     words = [] if khz is None else [f"tsc_early_khz={khz}", "hpet=disable", "pmtmr=0"]
     return " ".join([*words, asked.kernel_parameters]).rstrip()
 
 
 def emulated_host(host: Host, icount: bool) -> Host:
-    """`icount`: time by instructions, so that the TSC is that virtual time, 1 GHz; one thread."""
-    if not icount:
-        return host
-    arguments = [word.replace("thread=multi", "thread=single") for word in host.qemu_arguments]
-    return dataclasses.replace(
-        host, qemu_arguments=(*arguments, "-icount", "shift=auto,sleep=on")
-    )
+    """`icount`: a 1 GHz TSC that keeps to real time while the host is idle."""
+    return with_icount(host, "auto,sleep=on") if icount else host
 
 
 def cpus_for_two() -> Tuple[int, int]:

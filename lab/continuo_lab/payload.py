@@ -36,6 +36,7 @@ class Payload:
     # after it.
     prologue: Tuple[str, ...] = ()
     epilogue: Tuple[str, ...] = ()
+    further_path: str = ""  # a folder that PATH has first
     _files: Dict[str, Path] = field(default_factory=dict)
 
     def place(self, source: Path, destination: str) -> None:
@@ -98,11 +99,15 @@ def program_script(payload: Payload) -> str:
             f"export CONTINUO_LAB_HOST={shlex.quote(payload.host.name)}",
             *payload.prologue,
             f"cd {shlex.quote(payload.folder)} || exit 126",
-            f"PATH={_GUEST_PATH}",
+            f"PATH={_search_path(payload)}",
             *_run_and_then(program, payload.epilogue),
             "",
         )
     )
+
+
+def _search_path(payload: Payload) -> str:
+    return f"{shlex.quote(payload.further_path)}:{_GUEST_PATH}".lstrip(":")
 
 
 def _run_and_then(program: str, epilogue: Sequence[str]) -> Sequence[str]:
@@ -112,6 +117,52 @@ def _run_and_then(program: str, epilogue: Sequence[str]) -> Sequence[str]:
 
 
 def build_payload(host: Host, command: Sequence[str], files: Sequence[str]) -> Payload:
+    payload = _without_files(host, command)
+    program = _find_program(command[0], host)
+    if program is not None:
+        source, inside = program
+        _check_runnable(source, host)
+        payload.place(source, inside)
+        if "/" not in command[0]:
+            payload.arguments[0] = inside
+    _place_all(payload, files)
+    return payload
+
+
+def build_shell(host: Host, terminal: bool, files: Sequence[str]) -> Payload:
+    """A shell: an interactive one on the console where there is a terminal, else one that reads
+    what comes through port 4. Our programs are on its PATH."""
+    console = f"/dev/{host.architecture.console}"
+    how = f"setsid -c sh -i <{console} >{console} 2>&1" if terminal else "sh </dev/vport0p4"
+    payload = _without_files(host, ["/.lab/bin/sh", "-c", f"exec {how}"])
+    payload.prologue = _terminal_settings(host, console) if terminal else ()
+    folder = _REPOSITORY / host.architecture.build_folder
+    payload.further_path = str(folder)
+    for program in our_programs(folder):
+        payload.place(program, str(program))
+    _place_all(payload, files)
+    return payload
+
+
+def _terminal_settings(host: Host, console: str) -> Tuple[str, ...]:
+    prompt = shlex.quote(f"{host.name}:$PWD# ")
+    size = shutil.get_terminal_size()
+    return (
+        f"export PS1={prompt} TERM=vt102",
+        f"stty rows {size.lines} columns {size.columns} <{console}",
+    )
+
+
+def our_programs(folder: Path) -> List[Path]:
+    """Those that are of use in a shell inside; fuzzers are large and nothing there needs them."""
+    left_out = ("_fuzz", "_replay", "_seeds")
+    return [
+        path for path in sorted(folder.glob("continuo*"))
+        if path.is_file() and os.access(path, os.X_OK) and not path.name.endswith(left_out)
+    ]  # fmt: skip
+
+
+def _without_files(host: Host, command: Sequence[str]) -> Payload:
     for argument in command:
         if "\0" in argument:
             raise LabError(BAD_REQUEST, "an argument has a NUL byte in it")
@@ -122,17 +173,13 @@ def build_payload(host: Host, command: Sequence[str], files: Sequence[str]) -> P
             f"the program cannot start in {payload.folder}: that belongs to the emulated host",
             "change to another folder first",
         )
-    program = _find_program(command[0], host)
-    if program is not None:
-        source, inside = program
-        _check_runnable(source, host)
-        payload.place(source, inside)
-        if "/" not in command[0]:
-            payload.arguments[0] = inside
+    return payload
+
+
+def _place_all(payload: Payload, files: Sequence[str]) -> None:
     for request in files:
         source, destination = split_file_request(request)
         payload.place(source, destination)
-    return payload
 
 
 def split_file_request(request: str) -> Tuple[Path, str]:

@@ -1,7 +1,9 @@
 """Runs on a real emulated host: needs QEMU, gcc, and at the first time the network."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -145,6 +147,58 @@ class EndToEnd(unittest.TestCase):
         self.assertEqual(done.returncode, HOST_DIED, done.stderr)
         self.assertEqual(done.stdout, b"last\n", done.stderr)
         self.assertIn(b"sysrq triggered crash", _console(done.stderr))
+
+    def test_arm64_with_commands_for_its_shell(self):
+        commands = (
+            "uname -m; cat /proc/cmdline; date +%s; test -c /dev/kvm && echo kvm\n"
+            "dmesg | grep -o 'Hyp nVHE mode initialized'\n"
+            "cat /carried; exit 7\n"
+        )
+        carried = Path(self.scratch.name, "carried")
+        carried.write_text("here\n")
+        done = self.tool(
+            "up", "--quiet", "--host", "arm64-nvhe", "--append", "lab.x=1", "--append", "lab.y",
+            "--realtime-offset=-86400", "--file", f"{carried}:/carried", input=commands.encode(),
+        )  # fmt: skip
+        self.assertEqual(done.returncode, 7, done.stderr)
+        machine, line, seconds, *rest = done.stdout.decode().splitlines()
+        self.assertEqual(machine, "aarch64")
+        self.assertTrue(line.endswith("kvm-arm.mode=nvhe lab.x=1 lab.y"), line)
+        self.assertTrue(-86400 - 5 < int(seconds) - time.time() < -86400 + 5, seconds)
+        self.assertEqual(rest, ["kvm", "Hyp nVHE mode initialized", "here"])
+
+    def test_a_shell_on_a_terminal(self):
+        for _ in range(BOOTS_MAX):
+            code, seen = self.at_a_terminal([b"tty; echo $((6 * 7)); exit 3\r"])
+            if code == 3:
+                break
+            print(f"the host died: {seen!r}", file=sys.stderr)
+        self.assertEqual(code, 3, seen)
+        self.assertIn(b"/dev/ttyAMA0\n42\n", seen.replace(b"\r", b""))
+
+    def at_a_terminal(self, lines):
+        """(exit code, output) of a shell that gets `lines` typed in after its first prompt."""
+        child, terminal = pty.fork()
+        if child == 0:
+            os.execv(TOOL, [TOOL, "up", "--quiet", "--host", "arm64-vhe"])
+        seen = b""
+        with contextlib.suppress(OSError):  # how the end of a terminal's other side shows
+            while data := os.read(terminal, 4096):
+                seen += data
+                if b"# " in seen and lines:
+                    os.write(terminal, lines.pop(0))
+        os.close(terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), seen
+
+    def test_newest_kernel_with_time_by_instructions(self):
+        done = self.tool(
+            "run", "--json", "--quiet", "--kernel", "newest", "--icount", "4", "--",
+            "sh", "-c", "dmesg | grep -o 'tsc: .* calibration: 1000.000 MHz'; test -c /dev/kvm",
+        )  # fmt: skip
+        result = json.loads(done.stdout)
+        self.assertEqual(result["exit_code"], 0, done.stdout)
+        self.assertRegex(result["kernel"], r"^([7-9]|[1-9][0-9])\.")
+        self.assertIn("1000.000 MHz", result["stdout"])
 
     def test_sigterm_ends_qemu(self):
         tool, qemu = self.start("echo on; sleep 300", b"on\n")

@@ -1,14 +1,19 @@
 """Everything that needs no emulated host."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import lzma
 import os
+import pty
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import termios
+import tty
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -16,14 +21,14 @@ from unittest import mock
 LAB = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(LAB))
 
-from continuo_lab import cli, errors, kvm_holder, requirements  # noqa: E402
+from continuo_lab import boots, cli, errors, kvm_holder, requirements, terminal  # noqa: E402
 from continuo_lab.architecture import AMD64, ARM64  # noqa: E402
 from continuo_lab.base_image import RECIPE  # noqa: E402
 from continuo_lab.cache import Cache, CachedKernel, Manifest, point  # noqa: E402
 from continuo_lab.catalog import HOSTS, KERNELS, kernel_named  # noqa: E402
 from continuo_lab.cpio import CpioWriter  # noqa: E402
 from continuo_lab.elf import Elf, NotElf  # noqa: E402
-from continuo_lab.emulator import Boot, kernel_line  # noqa: E402
+from continuo_lab.emulator import Boot, kernel_line, qemu_command  # noqa: E402
 from continuo_lab.errors import LabError  # noqa: E402
 from continuo_lab.modules import (  # noqa: E402
     ModuleTree,
@@ -43,6 +48,7 @@ from continuo_lab.packages import (  # noqa: E402
 from continuo_lab.payload import (  # noqa: E402
     Payload,
     build_payload,
+    build_shell,
     libraries_in,
     program_script,
     split_file_request,
@@ -737,10 +743,96 @@ class Boots(unittest.TestCase):
         self.assertEqual((error.exit_code, starts), (errors.HOST_DIED, 1))
 
     def test_a_refusal_is_no_accident(self):
-        error, starts, _ = self.run_all("exit 1")
+        error, starts, _ = self.run_all("echo no such CPU >&2; exit 1")
+        self.assertIn("it refused (QEMU ended with 1: no such CPU)", str(error))
         self.assertEqual((error.exit_code, starts), (errors.HOST_NEVER_UP, 1))
         error, starts, _ = self.run_all('echo "fail no /dev/kvm" >"$status"')
         self.assertEqual((error.exit_code, starts), (errors.HOST_NEVER_UP, 1))
+
+
+class Clocks(unittest.TestCase):
+    def test_the_kernel_is_told_its_tsc(self):
+        with mock.patch.object(boots, "machine_tsc_khz", lambda: 2_500_000):
+            told = boots.kernel_parameters(HOST, False, ["a=1", "b"])
+            self.assertEqual(told, "tsc_early_khz=2500000 a=1 b")
+            self.assertEqual(boots.kernel_parameters(HOST, True, []), "tsc_early_khz=1000000")
+            self.assertEqual(boots.kernel_parameters(ARM_HOST, False, ["a"]), "a")
+        with mock.patch.object(boots, "machine_tsc_khz", lambda: None):
+            self.assertEqual(boots.kernel_parameters(HOST, False, []), "")
+
+    def test_icount_takes_one_thread(self):
+        for host in (host for host in HOSTS.values() if host.emulator == "QEMU"):
+            words = boots.with_icount(host, "3,sleep=off").qemu_arguments
+            self.assertIn("tcg,thread=single", words)
+            self.assertEqual(words[-2:], ("-icount", "shift=3,sleep=off"))
+
+    def test_realtime_offset(self):
+        self.assertEqual(boots.clock_arguments(False, 0), ())
+        with mock.patch("time.time", lambda: 1_000_000_000.9):
+            self.assertEqual(
+                boots.clock_arguments(False, -7), ("-rtc", "base=2001-09-09T01:46:33")
+            )
+            self.assertEqual(
+                boots.clock_arguments(True, 0),
+                ("-rtc", "base=2001-09-09T01:46:40,clock=vm", "-seed", "1"),
+            )
+
+
+class Shells(unittest.TestCase):
+    def test_what_comes_in_reaches_the_port_once_the_host_is_up_and_ends(self):
+        reader, writer = os.pipe()
+        with terminal.Commands(reader) as commands:
+            port = socket.socket(fileno=os.dup(commands.descriptor))
+            port.setblocking(False)
+            os.write(writer, b"echo 1\n")
+            with self.assertRaises(BlockingIOError):
+                port.recv(1)
+            port.setblocking(True)
+            commands.start()
+            self.assertEqual(port.recv(100), b"echo 1\n")
+            os.close(writer)
+            self.assertEqual(port.recv(100), b"")
+            self.assertIn(f"socket,id=stdin,fd={commands.descriptor}", commands.qemu_arguments())
+            port.close()
+        os.close(reader)
+
+    def test_the_terminal_is_as_it_was(self):
+        master, slave = pty.openpty()
+        before = termios.tcgetattr(slave)
+        with terminal.terminal_kept(slave):
+            tty.setraw(slave)
+            self.assertNotEqual(termios.tcgetattr(slave), before)
+        self.assertEqual(termios.tcgetattr(slave), before)
+        os.close(master)
+        os.close(slave)
+
+    def test_our_programs_go_along_and_are_on_the_path(self):
+        with tempfile.TemporaryDirectory() as folder:
+            built = Path(folder, "build-arm64")
+            built.mkdir()
+            for name in ("continuo", "continuo_kvm_test", "continuo_decode_fuzz", "other"):
+                (built / name).write_text("")
+                (built / name).chmod(0o755)
+            (built / "continuo.json").write_text("")
+            (built / "continuo.json").chmod(0o644)
+            with mock.patch("continuo_lab.payload._REPOSITORY", Path(folder)):
+                here = build_shell(ARM_HOST, False, [])
+                there = build_shell(ARM_HOST, True, [])
+            names = [Path(path).name for path in here._files]
+            self.assertEqual(names, ["continuo", "continuo_kvm_test"])
+            script = program_script(here).splitlines()
+            self.assertIn(f"PATH={built}:/usr/local/sbin", "\n".join(script))
+            self.assertEqual(script[-1], "exec /.lab/bin/sh -c 'exec sh </dev/vport0p4'")
+            self.assertIn("setsid -c sh -i </dev/ttyAMA0", program_script(there))
+
+    def test_the_console_is_the_terminal(self):
+        with tempfile.TemporaryFile() as image:
+            boot = Boot(HOST, "qemu", Path("k"), image, 1, 256, 0.0, 1.0)
+            ports = {"stdout": 7, "stderr": 8, "status": 9}
+            self.assertIn("file,id=console,path=/dev/fd/6", qemu_command(boot, ports, 6))
+            boot = dataclasses.replace(boot, terminal=True)
+            words = [word for word in qemu_command(boot, ports, 6) if word.startswith("stdio")]
+            self.assertEqual(words, ["stdio,id=console,mux=on,signal=off,logfile=/dev/fd/6"])
 
 
 class CommandLine(unittest.TestCase):
@@ -761,6 +853,12 @@ class CommandLine(unittest.TestCase):
             ["run", "--smp", "0", "--", "sh"],
             ["run", "--timeout", "nan", "--", "sh"],
             ["run", "--kernel", "2.4", "--", "sh"],
+            ["run", "--icount", "11", "--", "sh"],
+            ["run", "--realtime-offset", "soon", "--", "sh"],
+            ["run", "--host", "arm", "--", "sh"],
+            ["up", "--", "sh"],
+            ["up", "--host", "x86-vmx-scaling"],
+            ["run", "--host", "x86-vmx-scaling", "--icount", "3", "--", "sh"],
             ["list", "--", "sh"],
             ["walk"],
         ):

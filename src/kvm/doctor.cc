@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <thread>
 
+#include "continuo/kvm/counter.h"
 #include "examination.h"
 
 namespace continuo::kvm {
@@ -59,6 +61,44 @@ DoctorReport Examination::finish(state::Quirks quirks, Verdict verdict) && {
     report_.duration_us = static_cast<std::uint64_t>(
         std::chrono::duration_cast<std::chrono::microseconds>(took).count());
     return std::move(report_);
+}
+
+Result<Finding> look_at_tai(const HostClock& host) {
+    const auto anchor = tai_anchor(host.frequency());
+    if (!anchor) return tl::unexpected(anchor.error());
+    const std::string evidence =
+        fmt::format("TAI-UTC {} s, bound {} ns, {}", anchor->tai_offset_sec, anchor->tai_bound_ns,
+                    anchor->synchronised ? "synchronised" : "STA_UNSYNC");
+    if (anchor->synchronised && anchor->tai_offset_sec != 0) return works(evidence);
+    return absent(evidence,
+                  anchor->synchronised
+                      ? "nobody told the kernel TAI-UTC: a leap second counts as a gap between "
+                        "hosts; configure the NTP daemon with the leap-seconds list"
+                      : "the gap of a move between hosts cannot be bounded; on one host the "
+                        "counter is used instead");
+}
+
+Result<Finding> look_at_thread_change(VcpuCore& vcpu, const Examination& seen) {
+    if (auto ours = claim_vcpu(vcpu); !ours) return tl::unexpected(ours.error());
+    std::uint64_t first = 0;
+    std::uint64_t second = 0;
+    Status claimed;
+    std::thread other{[&] {
+        const auto at = host_counter();
+        claimed = claim_vcpu(vcpu);
+        const auto between = host_counter();
+        if (claimed) claimed = claim_vcpu(vcpu);
+        first = (between - at).magnitude();
+        second = (host_counter() - between).magnitude();
+    }};
+    other.join();
+    if (!claimed) return tl::unexpected(claimed.error());
+    const std::string evidence = fmt::format("its first KVM_RUN takes {} us, its second {} us",
+                                             seen.us(first), seen.us(second));
+    if (first < seen.ms_in_ticks(1)) return works(evidence);
+    return absent(evidence,
+                  "an RCU grace period: each vCPU's own thread must make one KVM_RUN "
+                  "(immediate_exit) before the resume instant");
 }
 
 std::string_view name(CheckState state) {

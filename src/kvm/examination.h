@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "continuo/kvm/doctor.h"
+#include "continuo/kvm/vcpu_core.h"
 #include "continuo/machine/machine.h"
 
 namespace continuo::kvm {
@@ -73,5 +74,10 @@ class Examination {
     Clock::time_point started_;
     DoctorReport report_;
 };
+
+/// Whether the kernel knows TAI, and how well.
+Result<Finding> look_at_tai(const HostClock& host);
+/// What the first KVM_RUN costs a thread that is not the vCPU's last one.
+Result<Finding> look_at_thread_change(VcpuCore& vcpu, const Examination& seen);
 
 }  // namespace continuo::kvm

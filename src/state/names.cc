@@ -60,6 +60,7 @@ constexpr std::array kQuirks{
     Named{Quirk::kNoTscAdjust, "no_tsc_adjust", ""},
     Named{Quirk::kNoKvmclockCtrl, "no_kvmclock_ctrl", ""},
     Named{Quirk::kNoClockTriple, "no_clock_triple", ""},
+    Named{Quirk::kPhysicalCounterFixed, "physical_counter_fixed", ""},
 };
 
 constexpr std::array kBoundSources{

@@ -107,6 +107,28 @@ class Planner {
                    "Create the destination VM with as many vCPUs as the record has");
         if (record_.kvmclock && record_.kvmclock->masterclock && !destination_.masterclock)
             refuse_masterclock();
+        if (one_counter()) check_one_counter();
+    }
+
+    /// KVM on arm64 has one offset for all vCPUs of a VM.
+    bool one_counter() const { return record_.architecture == Architecture::kArm64; }
+
+    void check_one_counter() {
+        for (std::uint32_t vcpu = 1; vcpu < record_.vcpus.size(); ++vcpu) {
+            const VcpuClock& first = record_.vcpus.front();
+            const VcpuClock& clock = record_.vcpus[vcpu];
+            const Ticks<GuestCounter> apart = clock.counter - first.counter;
+            const u128 unsure =
+                static_cast<u128>(first.counter_bound_ticks) + clock.counter_bound_ticks;
+            if (apart.magnitude() <= unsure) continue;
+            refuse(ClockKind::kTsc, vcpu, RefusalReason::kTscUncontrolled, apart.magnitude(),
+                   "ticks",
+                   fmt::format("vCPU {}'s counter is {} ticks from vCPU 0's, and KVM on arm64 has "
+                               "one offset for all vCPUs",
+                               vcpu, apart.raw()),
+                   "Give all vCPUs of the record one counter, or choose which one is right");
+            return;  // the first one tells
+        }
     }
 
     void refuse_masterclock() {
@@ -223,7 +245,9 @@ class Planner {
                     plan_.tsc_rate_error = rate_->tsc_error;
                 }
             }
-            plan_.tsc.push_back(prescribe(vcpu, clock, *rate_));
+            // One counter is known as well as vCPU 0's: all go by that.
+            plan_.tsc.push_back(
+                prescribe(vcpu, one_counter() ? record_.vcpus.front() : clock, *rate_));
             check_control(plan_.tsc.back());
             if (refusals_.size() > 8) return;  // a VM's vCPUs fail alike; the first few tell
         }
@@ -463,11 +487,18 @@ class Planner {
         if (!freezes(plan_.policy))
             plan_.notes.push_back(
                 fmt::format("the guest's MONOTONIC will count the gap of {} ns", plan_.gap.raw()));
+        if (one_counter() && lacks(Quirk::kPhysicalCounterFixed)) note_physical_counter();
         if (by_value())
             plan_.notes.push_back(
                 fmt::format("TSC goes by value: each vCPU's write lands within {} ns, and vCPUs "
                             "may differ by that",
                             destination_.by_value_bound_ns));
+    }
+
+    void note_physical_counter() {
+        plan_.notes.emplace_back(
+            "nothing moves the physical counter there: a guest that reads CNTPCT_EL0 sees the "
+            "host's");
     }
 
     const Record& record_;

@@ -320,15 +320,65 @@ TEST(PlanRate, WithoutScalingItIsRefusedWithTheSize) {
     EXPECT_EQ(r.size, 50'000'000U);  // 5 %
 }
 
-TEST(PlanRate, Arm64WantsTheSameFrequencyToTheHz) {
+/// Two vCPUs on arm64, whose counters read `apart` ticks from each other, each within `bound`.
+Record arm64_record(std::int64_t apart, std::uint64_t bound) {
     Record r = record();
     r.architecture = Architecture::kArm64;
     r.kvmclock.reset();
+    for (VcpuClock& vcpu : r.vcpus)
+        vcpu.counter_bound_ticks = bound;
+    r.vcpus[1].counter = r.vcpus[0].counter + Ticks<GuestCounter>::from_raw(apart);
+    return r;
+}
+
+Destination arm64_destination() {
     Destination d = destination();
     d.architecture = Architecture::kArm64;
+    return d;
+}
+
+TEST(PlanRate, Arm64WantsTheSameFrequencyToTheHz) {
+    const Record r = arm64_record(0, 0);
+    Destination d = arm64_destination();
     EXPECT_TRUE(plan(r, d, with(Policy::kAdvance)));
     d.anchor.frequency = *Hz::from_hz(2'000'000'001);
     EXPECT_EQ(refused(r, d, with(Policy::kAdvance)).reason, RefusalReason::kFrequency);
+}
+
+TEST(PlanArm64, OneOffsetCannotGiveTwoCounters) {
+    // Each is known within 3 ticks: 6 apart they may be one, 7 apart they are two.
+    for (const std::int64_t apart : {std::int64_t{7}, std::int64_t{-7}, std::int64_t{1} << 40}) {
+        const Refusal r =
+            refused(arm64_record(apart, 3), arm64_destination(), with(Policy::kFreeze));
+        EXPECT_EQ(r.reason, RefusalReason::kTscUncontrolled);
+        EXPECT_EQ(r.vcpu, 1U);
+        EXPECT_EQ(r.size, static_cast<std::uint64_t>(apart < 0 ? -apart : apart));
+        EXPECT_EQ(r.unit, "ticks");
+    }
+    EXPECT_EQ(refused(arm64_record(1, 0), arm64_destination(), with(Policy::kAdvance)).size, 1U);
+}
+
+TEST(PlanArm64, WhatWasReadOfEachVcpuIsOneCounterAllTheSame) {
+    for (const Policy policy : {Policy::kFreeze, Policy::kAdvance}) {
+        const auto p = plan(arm64_record(-6, 3), arm64_destination(), with(policy));
+        ASSERT_TRUE(p) << p.error().front().message;
+        EXPECT_EQ(p->tsc[1].map, p->tsc[0].map);
+        EXPECT_EQ(p->tsc[1].bound, p->tsc[0].bound);
+    }
+}
+
+TEST(PlanArm64, APhysicalCounterThatNothingMovesIsTold) {
+    Destination d = arm64_destination();
+    const auto tells = [&] {
+        const auto p = plan(arm64_record(0, 0), d, with(Policy::kAdvance));
+        EXPECT_TRUE(p);
+        return std::any_of(p->notes.begin(), p->notes.end(), [](const std::string& note) {
+            return note.find("CNTPCT_EL0") != std::string::npos;
+        });
+    };
+    EXPECT_FALSE(tells());
+    d.quirks = static_cast<Quirks>(Quirk::kPhysicalCounterFixed);
+    EXPECT_TRUE(tells());
 }
 
 // -- gaps that cannot be believed --

@@ -48,7 +48,7 @@ class Examiner {
         if (auto pair = make(pair_, 2); !pair) return tl::unexpected(pair.error());
         check("clocksource", "host clocksource", "S0.4", &Examiner::clocksource);
         check("invariant_tsc", "invariant TSC", "S3.9", &Examiner::invariant_tsc);
-        check("tai", "host TAI", "S3.10", &Examiner::tai);
+        seen_.check("tai", "host TAI", "S3.10", [this] { return look_at_tai(host()); });
         check("tsc_offset", "TSC offset, get and set", "S2.2", &Examiner::offset_round_trip);
         check("tsc_offset_honoured", "TSC offset in the guest's RDTSC", "S2.2",
               &Examiner::offset_honoured);
@@ -66,8 +66,8 @@ class Examiner {
         check("masterclock", "masterclock: on, lost, back", "S3.4", &Examiner::masterclock);
         check("kvmclock_trim", "kvmclock set in a closed loop", "S2.1", &Examiner::trim);
         check("kvmclock_ctrl", "GUEST_STOPPED in the page", "S1.1", &Examiner::kvmclock_ctrl);
-        check("thread_change", "vCPU taken over by another thread", "S3.8",
-              &Examiner::thread_change);
+        seen_.check("thread_change", "vCPU taken over by another thread", "S3.8",
+                    [this] { return look_at_thread_change(vcpu(), seen_); });
         check("tsc_deadline", "TSC deadline timer", "S3.1", &Examiner::deadline);
         return std::move(seen_).finish(quirks(), verdict());
     }
@@ -113,21 +113,6 @@ class Examiner {
         return absent(evidence,
                       "the TSC may stop or change its rate in sleep states; guests do not use it "
                       "as a clocksource");
-    }
-
-    Result<Finding> tai() {
-        const auto anchor = tai_anchor(host().frequency());
-        if (!anchor) return tl::unexpected(anchor.error());
-        const std::string evidence =
-            fmt::format("TAI-UTC {} s, bound {} ns, {}", anchor->tai_offset_sec,
-                        anchor->tai_bound_ns, anchor->synchronised ? "synchronised" : "STA_UNSYNC");
-        if (anchor->synchronised && anchor->tai_offset_sec != 0) return works(evidence);
-        return absent(evidence,
-                      anchor->synchronised
-                          ? "nobody told the kernel TAI-UTC: a leap second counts as a gap between "
-                            "hosts; configure the NTP daemon with the leap-seconds list"
-                          : "the gap of a move between hosts cannot be bounded; on one host the "
-                            "counter is used instead");
     }
 
     // The TSC.
@@ -457,30 +442,6 @@ class Examiner {
     }
 
     // Entering, and timers.
-
-    /// vCPU 0 has run on this thread; now another one makes its first KVM_RUN.
-    Result<Finding> thread_change() {
-        if (auto ours = claim_vcpu(vcpu()); !ours) return tl::unexpected(ours.error());
-        std::uint64_t first = 0;
-        std::uint64_t second = 0;
-        Status claimed;
-        std::thread other{[&] {
-            const auto at = host_counter();
-            claimed = claim_vcpu(vcpu());
-            const auto between = host_counter();
-            if (claimed) claimed = claim_vcpu(vcpu());
-            first = (between - at).magnitude();
-            second = (host_counter() - between).magnitude();
-        }};
-        other.join();
-        if (!claimed) return tl::unexpected(claimed.error());
-        const std::string evidence = fmt::format("its first KVM_RUN takes {} us, its second {} us",
-                                                 seen_.us(first), seen_.us(second));
-        if (first < ms_in_ticks(1)) return works(evidence);
-        return absent(evidence,
-                      "an RCU grace period: each vCPU's own thread must make one KVM_RUN "
-                      "(immediate_exit) before the resume instant");
-    }
 
     Result<Finding> deadline() {
         const auto has =

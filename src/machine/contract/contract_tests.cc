@@ -18,6 +18,8 @@ using time::Ticks;
 #define SKIP_UNLESS(condition, reason) \
     if (!(condition)) GTEST_SKIP() << "this host: " << (reason)
 
+constexpr const char* kNotOfX86 = "kvmclock and IA32_TSC_ADJUST are x86-64's";
+
 /// Ticks of a host bracket, as guest ticks are at most twice as fast in these tests.
 std::uint64_t width(Count<HostCounter> before, Count<HostCounter> after) {
     return (after - before).magnitude();
@@ -123,6 +125,7 @@ TEST_P(MachineContract, AnOffsetIsIdempotentUnderAnyDelay) {
 }
 
 TEST_P(MachineContract, TscAdjustReadsBackAndMovesNoCounter) {
+    SKIP_UNLESS(x86(), kNotOfX86);
     SKIP_UNLESS(!lacks(state::Quirk::kNoTscAdjust), "IA32_TSC_ADJUST cannot be written");
     SKIP_UNLESS(offset_works(), "the TSC offset has no effect");
     const auto before = machine().tsc_map(0);
@@ -151,6 +154,7 @@ TEST_P(MachineContract, AValueWrittenIsOnItsLineWithinTheBrackets) {
 }
 
 TEST_P(MachineContract, KvmclockIsALineOfTheHostCounter) {
+    SKIP_UNLESS(x86(), kNotOfX86);
     const auto first = machine().kvmclock();
     ASSERT_TRUE(first) << first.error().message();
     SKIP_UNLESS(first->host, "KVM_GET_CLOCK gives no host counter");
@@ -164,6 +168,7 @@ TEST_P(MachineContract, KvmclockIsALineOfTheHostCounter) {
 }
 
 TEST_P(MachineContract, KvmclockSetIsReachedDuringTheCall) {
+    SKIP_UNLESS(x86(), kNotOfX86);
     const auto wanted = Instant<Kvmclock>::from_raw(1ULL << 50);
     const Count<HostCounter> before = machine().now();
     ASSERT_TRUE(machine().set_kvmclock(wanted));
@@ -273,6 +278,7 @@ TEST_P(MachineContract, EqualOffsetsAreOneClockAndUnequalAreNot) {
 }
 
 TEST_P(MachineContract, GuestStoppedIsInTheRecordUntilTheGuestHasSeenIt) {
+    SKIP_UNLESS(x86(), kNotOfX86);
     SKIP_UNLESS(!lacks(state::Quirk::kNoKvmclockCtrl), "no KVM_KVMCLOCK_CTRL");
     const auto before = capture(machine());
     ASSERT_TRUE(before);

@@ -58,6 +58,7 @@ class MachineContract : public testing::TestWithParam<ContractFactory> {
     bool offset_works() const {
         return !lacks(state::Quirk::kNoTscOffset) && !lacks(state::Quirk::kTscOffsetIgnored);
     }
+    bool x86() const { return facts_.architecture == state::Architecture::kX86_64; }
     bool value_works() const { return !lacks(state::Quirk::kTscWriteIgnored); }
 
     std::unique_ptr<ContractSubject> subject_;

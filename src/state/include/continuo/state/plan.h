@@ -30,6 +30,8 @@ enum class Quirk : std::uint32_t {
     kNoTscAdjust = 1U << 4,     ///< IA32_TSC_ADJUST cannot be written
     kNoKvmclockCtrl = 1U << 5,  ///< no KVM_KVMCLOCK_CTRL
     kNoClockTriple = 1U << 6,   ///< KVM_GET_CLOCK gives no host_tsc: kvmclock cannot be trimmed
+    kPhysicalCounterFixed =
+        1U << 7,  ///< arm64: the guest's physical counter is the host's, and nothing moves it
 };
 using Quirks = std::uint32_t;
 constexpr bool has(Quirks quirks, Quirk quirk) {
@@ -40,7 +42,7 @@ std::optional<Quirk> quirk_from_name(std::string_view name);
 inline constexpr std::array kAllQuirks{Quirk::kNoTscOffset,     Quirk::kTscOffsetIgnored,
                                        Quirk::kTscWriteIgnored, Quirk::kTscSyncOnFirstWrite,
                                        Quirk::kNoTscAdjust,     Quirk::kNoKvmclockCtrl,
-                                       Quirk::kNoClockTriple};
+                                       Quirk::kNoClockTriple,   Quirk::kPhysicalCounterFixed};
 
 /// The host where the guest is to go on.
 struct Destination {

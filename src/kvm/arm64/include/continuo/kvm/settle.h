@@ -1,5 +1,5 @@
 // What KVM on arm64 leaves for the next guest entry after a write of a clock: nothing. The offset
-// is read at each entry and each emulated access (kvm_timer_vcpu_load(), timer_get_offset()), and
+// is read at each entry and each emulated access (timer_restore_state(), kvm_arm_timer_read()), and
 // no clock is in guest memory. What is left is whose thread runs the vCPU.
 #pragma once
 

@@ -374,7 +374,7 @@ def _host_request(options, name: str, command: Sequence[str]) -> HostRequest:
         command=command,
         smp=cpus_of(HOSTS[options.host], options.smp),
         memory_mib=options.memory,
-        kernel_parameters=own("kernel_parameters"),
+        append=own("append"),
         tsc_khz=own("tsc_khz"),
         icount=own("icount"),
         maxerror_us=None if own("maxerror") is None else round(own("maxerror") * 10**6),
@@ -560,7 +560,8 @@ def _options_of_one(group, name: str) -> None:
         f"--kernel-{name}", type=_series(), metavar="KERNEL", help="instead of --kernel"
     )
     group.add_argument(
-        f"--kernel-parameters-{name}", default="", metavar="TEXT", help="added to the kernel's"
+        f"--append-{name}", action="append", default=[], metavar="TEXT",
+        help="further kernel parameters; can be repeated",
     )
     group.add_argument(
         f"--tsc-khz-{name}", type=_between(100_000, 100_000_000), metavar="KHZ",

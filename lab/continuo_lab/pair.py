@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import errors
-from .architecture import AMD64
 from .boots import (
     BOOT_SECONDS_MAX,
     ICOUNT_KHZ,
@@ -56,7 +55,7 @@ class HostRequest:
     command: Sequence[str]
     smp: int
     memory_mib: int
-    kernel_parameters: str = ""
+    append: Sequence[str] = ()  # further kernel parameters
     tsc_khz: Optional[int] = None  # what the kernel is to believe; None: what is so
     icount: bool = False
     maxerror_us: Optional[int] = None  # None with synchronised: nothing is set
@@ -148,7 +147,10 @@ def run_pair(request: PairRequest, progress: Progress) -> PairResult:
 
 
 def _check(request: PairRequest) -> None:
-    has_tsc = request.host.architecture is AMD64
+    if request.host.emulator != "QEMU":
+        what = f"{request.host.name} is {request.host.emulator}'s, which has no network for two"
+        raise LabError(errors.BAD_REQUEST, what, "take a host of QEMU's: --host x86-svm")
+    has_tsc = request.host.architecture.has_tsc
     for name, asked in request.hosts.items():
         if not has_tsc and (asked.icount or asked.tsc_khz is not None):
             raise LabError(
@@ -225,7 +227,7 @@ def kernel_parameters(asked: HostRequest, machine_khz: Optional[int]) -> str:
     (tsc_refine_calibration_work() then keeps what it has)."""
     khz = asked.tsc_khz or (ICOUNT_KHZ if asked.icount else machine_khz)
     words = [] if khz is None else [f"tsc_early_khz={khz}", "hpet=disable", "pmtmr=0"]
-    return " ".join([*words, asked.kernel_parameters]).rstrip()
+    return " ".join([*words, *asked.append])
 
 
 def emulated_host(host: Host, icount: bool) -> Host:
@@ -329,7 +331,7 @@ class _Pair:
     # -- building --
 
     def _build(self, stack, payloads, kernels, qemu, seconds_max) -> None:
-        machine_khz = machine_tsc_khz() if self._request.host.architecture is AMD64 else None
+        machine_khz = machine_tsc_khz() if self._request.host.architecture.has_tsc else None
         network = dict(zip(NAMES, socket.socketpair()))
         page = os.memfd_create("continuo-lab-page")
         stack.callback(os.close, page)

@@ -62,10 +62,10 @@ class CommandLine(unittest.TestCase):
 class WhatTheQemusGet(unittest.TestCase):
     def test_the_kernel_is_told_the_machines_frequency_unless_asked_otherwise(self):
         self.assertIn("tsc_early_khz=2500000 ", pair.kernel_parameters(request(), 2_500_000))
-        asked = request(tsc_khz=2_500_500, kernel_parameters="quiet")
+        asked = request(tsc_khz=2_500_500, append=["quiet", "nosmp"])
         self.assertEqual(
             pair.kernel_parameters(asked, 2_500_000),
-            "tsc_early_khz=2500500 hpet=disable pmtmr=0 quiet",
+            "tsc_early_khz=2500500 hpet=disable pmtmr=0 quiet nosmp",
         )
         self.assertIn("=1000000 ", pair.kernel_parameters(request(icount=True), 2_500_000))
         self.assertEqual(pair.kernel_parameters(request(), None), "")

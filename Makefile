@@ -1,6 +1,6 @@
 # Thin on purpose: each target is one command that also works by hand.
 .DEFAULT_GOAL := help
-.PHONY: help packages configure build arm64 demo test bench lint clean
+.PHONY: help packages configure build arm64 demo test lab bench lint clean
 
 help:        ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,11 @@ demo: configure ## migrate a VM live and certify its clocks; on an emulated host
 	@cmake --build --preset release --target continuo
 	@build/continuo demo
 
-test: build  ## every test that this machine can run; names what it skipped
+test: build arm64 ## every test that this machine can run; names what it skipped
 	@scripts/run-tests
+
+lab: build arm64 ## every program on every host and kernel of the lab; writes docs/lab-matrix.md
+	@lab/continuo-lab matrix --output docs/lab-matrix.md
 
 bench: build ## the figures of the README, as ratios measured in one run
 	@scripts/run-benchmarks

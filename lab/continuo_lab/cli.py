@@ -95,18 +95,38 @@ def _matrix(options, progress: Progress) -> int:
             f"no host and kernel is called {' or '.join(options.only)}",
             f"there are: {', '.join(column.name() for column in known)}",
         )
-    everything = matrix.run_columns(columns, progress)
+    done, keep = _resumed(options.resume)
+    everything = matrix.run_columns(columns, progress, done, keep)
+    moves, wrong = ("", "") if options.only else matrix.between_hosts(progress)
     if options.output:
-        matrix.write(options.output, matrix.markdown(everything))
+        matrix.write(options.output, matrix.markdown(everything, moves))
         progress.say(f"written: {options.output}")
     if options.json:
         print(json.dumps(matrix.as_json(everything), indent=2))
     elif not options.output:
-        print(matrix.markdown(everything), end="")
-    failures = matrix.failures(everything)
+        print(matrix.markdown(everything, moves), end="")
+    failures = matrix.failures(everything) + ([f"between two hosts: {wrong}"] if wrong else [])
     for failure in failures:
         print(f"continuo-lab: FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _resumed(file: Optional[str]):
+    """The columns that stand in the file, and what writes it after each further one."""
+    if file is None:
+        return [], lambda _: None
+
+    def keep(everything) -> None:
+        matrix.write(file, json.dumps(matrix.as_json(everything), indent=2) + "\n")
+
+    if not os.path.exists(file):
+        return [], keep
+    try:
+        with open(file, encoding="utf-8") as kept:
+            return matrix.from_json(json.load(kept)), keep
+    except (ValueError, KeyError, TypeError) as error:
+        raise LabError(errors.BAD_REQUEST, f"{file} is no result of the matrix: {error}",
+                       "give another file after --resume") from error  # fmt: skip
 
 
 def _list(options, progress: Progress) -> int:
@@ -482,6 +502,10 @@ def _matrix_options(actions) -> None:
         help="only these (a pattern); can be repeated",
     )  # fmt: skip
     filling.add_argument("--output", metavar="FILE", help="write the table there, as Markdown")
+    filling.add_argument(
+        "--resume", metavar="FILE",
+        help="keep each finished column there, and take those that stand there already",
+    )  # fmt: skip
     filling.add_argument("--json", action="store_true", help="print JSON")
     filling.add_argument("--quiet", action="store_true", help="no progress, only errors")
 

@@ -26,8 +26,10 @@ _ORDER = (FAILED, QUIRK, WORKS, ABSENT, NOT_RUN)  # what a cell says where its e
 _DOCTOR = {"works": WORKS, "absent": ABSENT, "broken": QUIRK, "not-run": NOT_RUN}
 _TOOL = Path(__file__).resolve().parents[1] / "continuo-lab"
 _SCALING = _TOOL.parent / "scaling/run"
+_MOVES = _TOOL.parent / "crosshost/moves"
 _TESTS = ("continuo_kvm_test", "continuo_vmm_witness_test", "continuo_vmm_migration_test")
 _JOB_SECONDS = 900
+_SCHEMA = "continuo/lab-matrix/1"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,6 @@ def jobs_of(column: Column) -> Dict[str, Job]:
     return {"scaling": scaling} if column.host == "x86-vmx-scaling" else JOBS
 
 
-
 def _once_more(column: Column, arguments: Sequence[str], good: Callable[[Done], bool]) -> Done:
     """QEMU's TCG loses a host once in many runs; a second boot is told of on stderr."""
     done = run_inside(column, arguments)
@@ -275,9 +276,17 @@ def chosen(columns: Sequence[Column], only: Sequence[str]) -> List[Column]:
     ]
 
 
-def run_columns(columns: Sequence[Column], progress: Progress) -> List[Results]:
+def run_columns(
+    columns: Sequence[Column], progress: Progress, done: Sequence[Results] = (),
+    keep: Callable[[Sequence[Results]], None] = lambda _: None,
+) -> List[Results]:  # fmt: skip
+    """`done` are columns of an earlier run that are not run again; `keep` is told after each."""
     everything = []
     for number, column in enumerate(columns, 1):
+        earlier = [results for results in done if results.column == column]
+        if earlier:
+            everything += earlier[:1]
+            continue
         results = Results(column)
         began = time.monotonic()
         for name, job in jobs_of(column).items():
@@ -287,7 +296,18 @@ def run_columns(columns: Sequence[Column], progress: Progress) -> List[Results]:
                 break
         results.seconds = time.monotonic() - began
         everything.append(results)
+        keep(everything)
     return everything
+
+
+def between_hosts(progress: Progress) -> Tuple[str, str]:
+    """What the moves between two hosts printed, and what went wrong, if anything."""
+    with progress.stage("moves between two hosts"):
+        done = subprocess.run([str(_MOVES), "--full"], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, errors="replace", check=False)  # fmt: skip
+    if done.returncode == 0:
+        return done.stdout, ""
+    return done.stdout, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def _host_cannot_be_had(results: Results) -> bool:
@@ -300,7 +320,7 @@ def _host_cannot_be_had(results: Results) -> bool:
     return True
 
 
-def markdown(everything: Sequence[Results]) -> str:
+def markdown(everything: Sequence[Results], moves: str = "") -> str:
     notes: Dict[str, int] = {}
     lines = [
         "# What was seen on real kernels",
@@ -326,6 +346,9 @@ def markdown(everything: Sequence[Results]) -> str:
     lines += _aligned(rows)
     lines += ["", "## Notes", ""]
     lines += [f"{number}. {_escaped(note)}" for note, number in notes.items()]
+    if moves:
+        lines += ["", "## Between two hosts", "", "`lab/crosshost/moves --full`:", ""]
+        lines += ["```", *moves.rstrip("\n").splitlines(), "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -361,7 +384,7 @@ def _escaped(text: str) -> str:
 
 def as_json(everything: Sequence[Results]) -> dict:
     return {
-        "schema": "continuo/lab-matrix/1",
+        "schema": _SCHEMA,
         "columns": [
             {
                 "host": results.column.host,
@@ -379,6 +402,23 @@ def as_json(everything: Sequence[Results]) -> dict:
             for results in everything
         ],
     }
+
+
+def from_json(told: dict) -> List[Results]:
+    """The columns in what as_json() made; ValueError where it is something else."""
+    if told.get("schema") != _SCHEMA:
+        raise ValueError(f"its schema is {told.get('schema')!r} and not {_SCHEMA}")
+    return [
+        Results(
+            Column(column["host"], column["kernel"]),
+            release=column["release"],
+            not_run=column["not_run"],
+            findings=[Finding(**finding) for finding in column["findings"]],
+            figures=column["figures"],
+            seconds=column["seconds"],
+        )
+        for column in told["columns"]
+    ]
 
 
 def failures(everything: Sequence[Results]) -> List[str]:

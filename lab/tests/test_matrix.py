@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from continuo_lab import evidence, matrix  # noqa: E402
 from continuo_lab.evidence import Evidence, Requirement  # noqa: E402
+from continuo_lab.progress import Progress  # noqa: E402
 from continuo_lab.matrix import ABSENT, FAILED, NOT_RUN, QUIRK, WORKS, Column, Finding, Results  # noqa: E402
 
 GTEST = """text of the program before it
@@ -100,6 +101,21 @@ class Choice(unittest.TestCase):
         self.assertEqual(matrix.chosen(self.columns, ["*/6.1"]), self.columns[::2])
         self.assertEqual(matrix.chosen(self.columns, ["x86-svm/6.12"]), self.columns[1:2])
         self.assertEqual(matrix.chosen(self.columns, ["nothing"]), [])
+
+
+class Resuming(unittest.TestCase):
+    def test_what_was_kept_comes_back_and_is_not_run_again(self):
+        before = results(Finding("doctor", "tsc", QUIRK, "lost"))
+        before.figures["tsc seam, ticks"] = "0"
+        back = matrix.from_json(json.loads(json.dumps(matrix.as_json([before]))))
+        self.assertEqual(back, [before])
+        told = []
+        everything = matrix.run_columns([before.column], Progress(quiet=True), back, told.append)
+        self.assertEqual((everything, told), ([before], []))
+
+    def test_another_file_is_refused(self):
+        with self.assertRaises(ValueError):
+            matrix.from_json({"schema": "continuo/demo/1"})
 
 
 class Table(unittest.TestCase):

@@ -22,6 +22,7 @@ from .evidence import REQUIREMENTS, Requirement
 from .progress import Progress
 
 WORKS, ABSENT, QUIRK, FAILED, NOT_RUN = "works", "absent", "quirk", "FAILED", "not run"
+NONE = "-"  # there is no such thing on this architecture
 _ORDER = (FAILED, QUIRK, WORKS, ABSENT, NOT_RUN)  # what a cell says where its evidence differs
 _DOCTOR = {"works": WORKS, "absent": ABSENT, "broken": QUIRK, "not-run": NOT_RUN}
 _TOOL = Path(__file__).resolve().parents[1] / "continuo-lab"
@@ -39,6 +40,9 @@ class Column:
 
     def title(self) -> str:
         return f"{self.host} {self.kernel}"
+
+    def architecture(self) -> str:
+        return self.host.partition("-")[0]
 
     def name(self) -> str:
         return f"{self.host}/{self.kernel}"
@@ -249,6 +253,8 @@ def demo_findings(told: dict) -> Tuple[List[Finding], Dict[str, str]]:
 
 def cell(requirement: Requirement, results: Results) -> Tuple[str, str]:
     """State and note of one requirement in one column."""
+    if requirement.architecture not in ("", results.column.architecture()):
+        return NONE, ""
     if results.not_run:
         return NOT_RUN, results.not_run
     matching = [

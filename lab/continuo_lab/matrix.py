@@ -152,6 +152,7 @@ def scaling(column: Column, results: Results) -> None:
         _failed(results, "scaling", Done(done.returncode, done.stdout, done.stderr))
         return
     results.release = told["release"]
+    results.not_run = told["not_run"]
     results.findings += [Finding(**found) for found in told["findings"]]
 
 

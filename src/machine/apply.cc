@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "continuo/machine/migration.h"
 #include "trim.h"
 
@@ -12,21 +14,63 @@ using state::Plan;
 using state::PrescribedTsc;
 using state::Write;
 using state::WriteKind;
+using time::Ticks;
 
-/// A vCPU's line read by value between two readings of the host's counter.
+/// A vCPU's line as readings by value show it: within `bound_ticks` of the true one.
 struct Observed {
-    TscMap map;                 ///< through the bracket's opening: the true line, or above it by
-    std::uint64_t bound_ticks;  ///< at most this
-    Count<HostCounter> until;
+    TscMap map;
+    std::uint64_t bound_ticks;
+
+    /// How far it is above another line of its multiplier.
+    Ticks<GuestCounter> above(const TscMap& line) const {
+        return Ticks<GuestCounter>::from_raw(
+            static_cast<std::int64_t>(map.offset() - line.offset()));
+    }
+    /// The readings do not tell it from that line.
+    bool is_on(const TscMap& line) const { return above(line).magnitude() <= bound_ticks; }
 };
+
+/// A line that was just written, and how late it may be for that.
+struct Written : Observed {
+    std::uint64_t write_ticks;
+};
+
+/// Readings for one look at a line. Each says that the line is between two, those that the
+/// bracket's ends allow; all of them, that it is between the closest of these.
+constexpr int kReadings = 8;
 
 /// slope: a map with the multiplier that is in force.
 Result<Observed> observe(Machine& machine, std::size_t vcpu, const TscMap& slope) {
-    const auto read = machine.read_tsc_by_value(vcpu);
-    if (!read) return tl::unexpected(read.error());
-    return Observed{slope.through(read->before, read->value),
-                    slope.ceil_ticks((read->after - read->before).magnitude()), read->after};
+    std::optional<TscMap> reference;  // the offsets below are differences from its own
+    std::int64_t highest = 0;
+    std::int64_t lowest = 0;
+    for (int i = 0; i < kReadings; ++i) {
+        const auto read = machine.read_tsc_by_value(vcpu);
+        if (!read) return tl::unexpected(read.error());
+        const TscMap high = slope.through(read->before, read->value);
+        const TscMap low = slope.through(read->after, read->value);
+        const bool first = !reference;
+        if (first) reference = high;
+        const auto from_reference = [&](const TscMap& map) {
+            return static_cast<std::int64_t>(map.offset() - reference->offset());
+        };
+        highest = first ? from_reference(high) : std::min(highest, from_reference(high));
+        lowest = first ? from_reference(low) : std::max(lowest, from_reference(low));
+    }
+    if (lowest > highest)
+        return state::fail(
+            ErrorCode::kKernel, fmt::format("vCPU {} IA32_TSC", vcpu),
+            fmt::format("its readings contradict each other by {} ticks", lowest - highest),
+            "The host's TSC is unstable: use another host");
+    const auto width = static_cast<std::uint64_t>(highest - lowest);
+    const std::uint64_t middle =
+        reference->offset() + static_cast<std::uint64_t>(lowest) + width / 2;
+    return Observed{reference->with_offset(middle), width - width / 2};
 }
+
+/// Further than the second of any frequency within which KVM matches writes: 2^62 ticks.
+constexpr std::int64_t kFarTicks = std::int64_t{1} << 62;
+constexpr std::uint32_t kLandRoundsMax = 32;
 
 class Applier {
   public:
@@ -91,14 +135,12 @@ class Applier {
     }
 
     /// Takes an observed line as what is realised, unless it is further off the prescribed one than
-    /// its bracket and `write_ticks` explain.
+    /// what the readings leave open and `write_ticks` explain.
     Status keep(std::uint32_t vcpu, const Observed& seen, std::uint64_t write_ticks,
                 std::string advice) {
         applied_.maps[vcpu] = seen.map;
         applied_.map_bound_ticks[vcpu] = seen.bound_ticks;
-        // One multiplier: the lines are as far apart everywhere as their offsets are.
-        const auto off = time::Ticks<GuestCounter>::from_raw(
-            static_cast<std::int64_t>(seen.map.offset() - plan_.tsc[vcpu].map.offset()));
+        const auto off = seen.above(plan_.tsc[vcpu].map);
         const std::uint64_t allowed = seen.bound_ticks + write_ticks;
         if (off.magnitude() <= allowed) return {};
         return state::fail(ErrorCode::kKernel, fmt::format("vCPU {} IA32_TSC", vcpu),
@@ -135,20 +177,76 @@ class Applier {
             "quirks");
     }
 
-    /// The prescribed value of the moment. KVM lets a vCPU whose write comes within a second of
-    /// another's share the line of the first (and so keeps the masterclock): how late this one is
-    /// counts from the first write's beginning.
+    /// KVM takes a write within a second of the last one, of any vCPU, for the same line and gives
+    /// the vCPU the last one's offset (before Linux 6.7 also where the last one is the VM's
+    /// creation; docs/kernel-facts.md, tsc_write_snaps and tsc_sync_on_first_write). So the first
+    /// vCPU of a line is brought onto it from far away, and the others, written on the same line,
+    /// get its offset to the tick and keep the masterclock.
     Status write_by_value(std::uint32_t vcpu) {
         const TscMap& map = plan_.tsc[vcpu].map;
+        if (leader_ && is_one_line(plan_.tsc[vcpu], plan_.tsc[*leader_])) {
+            const auto joined = write_and_look(vcpu, map, {});
+            if (!joined) return tl::unexpected(joined.error());
+            const std::uint64_t bounds = joined->bound_ticks + applied_.map_bound_ticks[*leader_];
+            if (joined->above(applied_.maps[*leader_]).magnitude() <= bounds) {
+                applied_.maps[vcpu] = joined->map;
+                applied_.map_bound_ticks[vcpu] = joined->bound_ticks;
+                return {};
+            }
+            // A host with an unstable TSC adds the time since the last write instead.
+        }
+        leader_ = vcpu;
+        return land(vcpu, map);
+    }
+
+    /// Nothing in the record tells the two lines apart: read by value, one line is two values.
+    static bool is_one_line(const PrescribedTsc& a, const PrescribedTsc& b) {
+        if (a.map.with_offset(b.map.offset()) != b.map) return false;
+        const auto apart = Ticks<GuestCounter>::from_raw(
+            static_cast<std::int64_t>(a.map.offset() - b.map.offset()));
+        return apart.magnitude() <= captured_within(a) + captured_within(b);
+    }
+    static std::uint64_t captured_within(const PrescribedTsc& tsc) {
+        for (const state::BoundTerm& term : tsc.bound)
+            if (term.source == state::BoundSource::kCaptureRead) return term.size;
+        return 0;
+    }
+
+    /// Far away and back, which no heuristic takes for its own, until the readings do not tell the
+    /// line from the prescribed one: the write takes effect at an instant of the kernel's own, and
+    /// what the last one was late by is the lead of the next.
+    Status land(std::uint32_t vcpu, const TscMap& map) {
+        Ticks<GuestCounter> lead;
+        std::uint64_t lead_max = 0;
+        for (std::uint32_t round = 1;; ++round) {
+            const Count<GuestCounter> far =
+                map.at(machine_.now()) + Ticks<GuestCounter>::from_raw(kFarTicks);
+            if (const auto away = machine_.write_tsc_by_value(vcpu, far); !away)
+                return tl::unexpected(away.error());
+            const auto seen = write_and_look(vcpu, map, lead);
+            if (!seen) return tl::unexpected(seen.error());
+            const std::uint64_t explained = seen->write_ticks + lead_max;
+            const bool strange = seen->above(map).magnitude() > seen->bound_ticks + explained;
+            if (seen->is_on(map) || strange || round == kLandRoundsMax)
+                return keep(vcpu, *seen, explained,
+                            "KVM took the write for another: use a host that honours TSC offsets");
+            lead = lead - seen->above(map);
+            lead_max = seen->write_ticks + seen->bound_ticks;
+        }
+    }
+
+    /// Writes what the line says `lead` ticks from now.
+    Result<Written> write_and_look(std::uint32_t vcpu, const TscMap& map,
+                                   Ticks<GuestCounter> lead) {
         const Count<HostCounter> start = machine_.now();
-        if (!first_write_) first_write_ = start;
-        const auto bracket = machine_.write_tsc_by_value(vcpu, map.at(start));
+        Count<GuestCounter> value = map.at(start) + lead;
+        // To KVM a 0 is no value but an order to take the last offset.
+        if (value.raw() == 0) value = value + Ticks<GuestCounter>::from_raw(1);
+        const auto bracket = machine_.write_tsc_by_value(vcpu, value);
         if (!bracket) return tl::unexpected(bracket.error());
         const auto seen = observe(machine_, vcpu, map);
         if (!seen) return tl::unexpected(seen.error());
-        return keep(vcpu, *seen, map.ceil_ticks((bracket->after - *first_write_).magnitude()),
-                    "KVM's TSC synchronisation took the write for its own (before Linux 6.7: the "
-                    "first second of a vCPU). Use the offset attribute, or wait and retry");
+        return Written{*seen, map.ceil_ticks((bracket->after - start).magnitude()) + 1};
     }
 
     Status write_kvmclock() {
@@ -166,7 +264,7 @@ class Applier {
     const Plan& plan_;
     const ApplyOptions& options_;
     Applied applied_;
-    std::optional<Count<HostCounter>> first_write_;  ///< by value
+    std::optional<std::uint32_t> leader_;  ///< the last vCPU that a line was begun with, by value
 };
 
 }  // namespace

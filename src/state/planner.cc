@@ -423,11 +423,20 @@ class Planner {
                 bound.add(BoundSource::kRounding, ceil_nanos(ticks, hz) + 1);
         }
         if (by_value()) bound.add(BoundSource::kByValueWrite, destination_.by_value_bound_ns);
-        bound.add(BoundSource::kTrim, lacks(Quirk::kNoClockTriple)
-                                          ? std::max(destination_.by_value_bound_ns, kTrimTargetNs)
-                                          : kTrimTargetNs);
+        bound.add(BoundSource::kTrim,
+                  gives_clock_triple() ? kTrimTargetNs
+                                       : std::max(destination_.by_value_bound_ns, kTrimTargetNs));
         bound.add(BoundSource::kReadBack, kReadBackNs);
         return bound;
+    }
+
+    /// KVM_GET_CLOCK says at which counter value it read: only with a masterclock, and vCPUs with
+    /// different offsets have none.
+    bool gives_clock_triple() const {
+        return !lacks(Quirk::kNoClockTriple) && destination_.masterclock &&
+               std::all_of(plan_.tsc.begin(), plan_.tsc.end(), [&](const PrescribedTsc& tsc) {
+                   return tsc.map == plan_.tsc.front().map;
+               });
     }
 
     // -- writes --

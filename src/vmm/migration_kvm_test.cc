@@ -88,6 +88,7 @@ TEST_F(MigrationOnKvm, AFreezeThatThisHostCannotDoLeavesTheSourceRunning) {
     KvmDestinationVm destination{host_->system, host_->findings, arrival};
     const Ends ends = migrate(source, destination, address());
     if (!fixed) {
+        if (const auto* kept = std::get_if<Kept>(&*ends.source)) FAIL() << kept->reason.message();
         ASSERT_TRUE(std::holds_alternative<Moved>(*ends.source));
         ASSERT_OK(await_epoch(*destination.machine(), *destination.epoch(), 10s));
         const auto seen =

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "command.h"
+#include "continuo/kvm/quirk_table.h"
 #include "continuo/state/plan.h"
 #include "doctor_report.h"
 #include "number.h"
@@ -25,26 +26,49 @@ constexpr const char* kExample =
     "Example:\n"
     "  $ continuo doctor\n"
     "  $ continuo doctor --json | jq .destination >here.json\n"
+    "  $ continuo doctor --quirks\n"
     "  $ lab/continuo-lab run -- build/continuo doctor\n";
 
 struct Options {
     std::string device = "/dev/kvm";
     std::string time_limit;
     bool check = false;
+    bool quirks = false;
     bool json = false;
 };
 
-Result<kvm::DoctorReport> examine(const Options& options) {
+struct Examined {
+    kvm::DoctorReport report;
+    std::vector<kvm::QuirkFinding> quirks;  ///< all rows of the table; see --quirks
+};
+
+Result<kvm::DoctorReport> look(const Options& options, const kvm::System& system) {
     kvm::DoctorOptions how;
     if (!options.time_limit.empty()) {
         const auto limit = parse_duration("--time-limit", options.time_limit);
         if (!limit) return tl::unexpected(limit.error());
         how.time_limit_ms = *limit / 1'000'000;
     }
-    const auto system = kvm::System::open(options.device);
-    if (!system) return kvm::no_kvm_report(system.error());
     progress("examining this host with tiny guests ...");
-    return kvm::examine(*system, how);
+    return kvm::examine(system, how);
+}
+
+std::vector<kvm::QuirkFinding> judge(const kvm::DoctorReport& report,
+                                     const std::vector<kvm::QuirkEffect>& effects) {
+    if (!report.host) return {};
+    return kvm::judge_quirks(kvm::quirk_architecture(), report.host->identity.kernel, effects);
+}
+
+Result<Examined> examine(const Options& options) {
+    const auto system = kvm::System::open(options.device);
+    if (!system) return Examined{kvm::no_kvm_report(system.error()), {}};
+    auto report = look(options, *system);
+    if (!report) return tl::unexpected(report.error());
+    if (options.quirks) progress("trying each quirk of the kernel's, about 3 s ...");
+    const auto effects =
+        options.quirks ? kvm::see_quirks(*system, *report) : kvm::quirks_seen_by(*report);
+    auto quirks = judge(*report, effects);
+    return Examined{std::move(*report), std::move(quirks)};
 }
 
 Json check_json(const kvm::DoctorCheck& check) {
@@ -120,6 +144,63 @@ std::string report_text(const kvm::DoctorReport& report) {
                               show_ns(static_cast<std::int64_t>(report.duration_us) * 1000));
 }
 
+std::string yes_no(std::optional<bool> value) {
+    return !value ? "?" : *value ? "yes" : "no";
+}
+
+/// Where this kernel is not what its release would be: a back-port, or a kernel that the table does
+/// not know yet. What was seen is what counts.
+std::string disagreements(const std::vector<kvm::QuirkFinding>& quirks) {
+    std::string text;
+    for (const auto& quirk : quirks)
+        if (quirk.disagrees())
+            text += wrapped(
+                fmt::format("{}: releases {} have it, and here it is {}: {}", quirk.row->id,
+                            kvm::text(quirk.row->kernels),
+                            *quirk.effect.seen ? "there" : "not there", quirk.effect.evidence),
+                "  ", "    ");
+    return text.empty() ? text
+                        : "\nNot as the kernel's release has it (what was seen counts):\n" + text;
+}
+
+std::string quirks_text(const std::vector<kvm::QuirkFinding>& quirks) {
+    Table table{{{"quirk"}, {"releases"}, {"here?"}, {"seen?"}, {"evidence"}}};
+    std::string instead;
+    for (const auto& quirk : quirks) {
+        table.add({std::string{quirk.row->id}, kvm::text(quirk.row->kernels),
+                   yes_no(quirk.by_release), yes_no(quirk.effect.seen), quirk.effect.evidence});
+        if (quirk.in_force())
+            instead += wrapped(
+                fmt::format("{}: {} {}", quirk.row->id, quirk.row->what, quirk.row->instead), "  ",
+                "    ");
+    }
+    std::string text = "\n" + table.text();
+    if (!instead.empty())
+        text += "\nWhat is in force here, and what continuo does instead:\n" + instead;
+    return text;
+}
+
+Json quirk_json(const kvm::QuirkFinding& quirk) {
+    const auto maybe = [](std::optional<bool> value) {
+        return value ? Json(*value) : Json(nullptr);
+    };
+    Json json;
+    json["id"] = quirk.row->id;
+    json["releases"] = kvm::text(quirk.row->kernels);
+    json["by_release"] = maybe(quirk.by_release);
+    json["seen"] = maybe(quirk.effect.seen);
+    json["in_force"] = quirk.in_force();
+    json["disagrees"] = quirk.disagrees();
+    json["evidence"] = quirk.effect.evidence;
+    json["figure"] = quirk.effect.figure ? Json(*quirk.effect.figure) : Json(nullptr);
+    json["unit"] = quirk.effect.unit;
+    json["what"] = quirk.row->what;
+    json["seen_by"] = quirk.row->seen_by;
+    json["instead"] = quirk.row->instead;
+    json["source"] = quirk.row->source;
+    return json;
+}
+
 ExitCode code_of(const kvm::DoctorReport& report, bool check) {
     if (report.verdict == kvm::Verdict::kNoKvm) return ExitCode::kUnsupported;
     return check && report.verdict != kvm::Verdict::kExact ? ExitCode::kDoesNotHold
@@ -127,12 +208,19 @@ ExitCode code_of(const kvm::DoctorReport& report, bool check) {
 }
 
 Result<ExitCode> run(const Options& options) {
-    const auto report = examine(options);
-    if (!report) return tl::unexpected(report.error());
-    const ExitCode code = code_of(*report, options.check);
-    if (!options.json) return print_text(report_text(*report), code);
-    Json json = doctor_json(*report);
-    json["destination"] = destination_json(*report);
+    const auto examined = examine(options);
+    if (!examined) return tl::unexpected(examined.error());
+    const kvm::DoctorReport& report = examined->report;
+    const ExitCode code = code_of(report, options.check);
+    if (!options.json)
+        return print_text(report_text(report) + disagreements(examined->quirks) +
+                              (options.quirks ? quirks_text(examined->quirks) : ""),
+                          code);
+    Json json = doctor_json(report);
+    json["destination"] = destination_json(report);
+    json["quirk_table"] = Json::array();
+    for (const auto& quirk : examined->quirks)
+        json["quirk_table"].push_back(quirk_json(quirk));
     return print_json(json, code);
 }
 
@@ -172,6 +260,8 @@ void add_doctor(CLI::App& program, Invocation& invocation) {
                      "Begin no check after this time, such as 3s (else 10s)")
         ->type_name("DURATION");
     command->add_flag("--check", options->check, "End with 1 unless the verdict is exact");
+    command->add_flag("--quirks", options->quirks,
+                      "Try every quirk of the kernel's table too (about 3 s), and print it");
     add_json_flag(*command, options->json);
 }
 

@@ -30,6 +30,24 @@ class WithKvm(unittest.TestCase):
         answer = json_of("doctor", "--time-limit", "0s")
         self.assertEqual({check["state"] for check in answer["checks"]}, {"not-run"})
 
+    def test_quirks_says_of_every_row_what_was_seen(self):
+        rows = json_of("doctor", "--quirks")["quirk_table"]
+        self.assertGreater(len(rows), 0)
+        for row in rows:
+            self.assertTrue(row["id"] and row["releases"] and row["evidence"] and row["instead"], row)
+            self.assertIn(row["seen"], {True, False, None})
+            known = row["by_release"] if row["seen"] is None else row["seen"]
+            self.assertEqual(row["in_force"], bool(known), row)
+            differ = None not in (row["seen"], row["by_release"]) and row["seen"] != row["by_release"]
+            self.assertEqual(row["disagrees"], differ, row)
+        by_checks = {row["id"]: row["seen"] for row in json_of("doctor")["quirk_table"]}
+        self.assertEqual(set(by_checks), {row["id"] for row in rows})
+
+    def test_quirks_as_text(self):
+        done = run("doctor", "--quirks")
+        self.assertIn(b"tsc_sync_on_first_write", done.stdout)
+        self.assertIn(b"before 6.7", done.stdout)
+
     def test_its_destination_can_be_planned_with(self):
         done = run("doctor", "--json")
         destination = json.dumps(document(done)["destination"]).encode()

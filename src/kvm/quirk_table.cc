@@ -22,7 +22,7 @@ constexpr KernelRange from(std::uint32_t major, std::uint32_t minor) {
     return {{major, minor}, KernelRange{}.until};
 }
 
-constexpr std::array kX86{
+constexpr std::array kRows{
     QuirkRow{"no_tsc_offset", Architecture::kX86_64, before(5, 16),
              "A vCPU's TSC offset can be neither read nor written.",
              "KVM_HAS_DEVICE_ATTR of KVM_VCPU_TSC_OFFSET",
@@ -147,6 +147,22 @@ constexpr std::array kX86{
              "KVM_GET_SUPPORTED_CPUID does not list the TSC deadline timer that KVM emulates.",
              "CPUID 1 ECX bit 24 of the list, and KVM_CAP_TSC_DEADLINE_TIMER",
              "Goes by the capability.", "kvm_set_cpu_caps()"},
+    QuirkRow{"no_counter_offset", Architecture::kArm64, before(6, 4),
+             "The guest's counters have no offset to set: the virtual one goes by value, for the "
+             "whole VM.",
+             "KVM_ARM_SET_COUNTER_OFFSET on a new VM",
+             "Writes KVM_REG_ARM_TIMER_CNT by value, in a closed loop, and reads it back.",
+             "kvm_vm_ioctl_set_counter_offset()", "counter_offset", CheckState::kAbsent},
+    QuirkRow{"physical_counter_fixed", Architecture::kArm64, before(6, 4),
+             "The guest's physical counter is the host's, and nothing moves it.",
+             "the guest's CNTPCT_EL0 after the offset was moved",
+             "Says so in the plan; a protected KVM does it on later releases too.",
+             "timer_set_traps(), __timer_enable_traps()", "physical_offset_honoured"},
+    QuirkRow{"counter_write_dropped", Architecture::kArm64, from(6, 4),
+             "Once an offset was set, writes of the counter registers answer 0 and change nothing.",
+             "the guest's CNTVCT_EL0 after a register was written 2^40 ahead",
+             "Sets the offset before the first vCPU, and never mixes the two.",
+             "kvm_arm_timer_set_reg()", "counter_write_dropped", CheckState::kWorks},
 };
 
 std::optional<std::uint32_t> number(std::string_view& text) {
@@ -185,7 +201,7 @@ std::string text(const KernelRange& range) {
 }
 
 std::span<const QuirkRow> quirk_table() {
-    return kX86;
+    return kRows;
 }
 
 std::string markdown(const QuirkRow& row) {

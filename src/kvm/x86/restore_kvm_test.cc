@@ -1,7 +1,5 @@
-// What this kernel does with a guest's clocks, held against the quirk table: a kernel that does
-// something else than the table says fails here, and so a new kernel is noticed. And what continuo
-// does about it: that a restore lands on every kernel by the sequence that the quirks choose. Each
-// test prints its figure and records it as a property.
+// A restore lands on every kernel by the sequence that its quirks choose, and what the kernel would
+// do without it. Each test prints its figures and records them as properties.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -11,8 +9,8 @@
 #include "continuo/abi/pvclock.h"
 #include "continuo/kvm/clock_machine.h"
 #include "continuo/kvm/counter.h"
-#include "continuo/kvm/quirk_table.h"
 #include "continuo/machine/migration.h"
+#include "kvm_test_host.h"
 #include "probe_vm.h"
 #include "run_limit.h"
 
@@ -32,78 +30,6 @@ using time::Ticks;
         auto outcome_ = (expression);                        \
         ASSERT_TRUE(outcome_) << outcome_.error().message(); \
     } while (false)
-
-struct Host {
-    System system;
-    DoctorReport report;
-};
-
-/// Looked at once for all tests; none where there is no usable KVM.
-const Host* host() {
-    static const std::optional<Host> found = []() -> std::optional<Host> {
-        auto system = System::open();
-        if (!system) return std::nullopt;
-        auto report = examine(*system);
-        if (!report) return std::nullopt;
-        return Host{std::move(*system), std::move(*report)};
-    }();
-    return found ? &*found : nullptr;
-}
-
-bool works(std::string_view check) {
-    for (const DoctorCheck& one : host()->report.checks)
-        if (one.id == check) return one.state == CheckState::kWorks;
-    return false;
-}
-
-template <class... Values>
-void figure(std::string_view name, fmt::format_string<Values...> format, Values&&... values) {
-    const std::string text = fmt::format(format, std::forward<Values>(values)...);
-    fmt::print("figure  {}  {}: {}\n", host()->report.host->identity.kernel, name, text);
-    testing::Test::RecordProperty(std::string{name}, text);
-}
-
-#define SKIP_WITHOUT_KVM() \
-    if (host() == nullptr) GTEST_SKIP() << "no usable /dev/kvm"
-
-// ---- The kernel against the table ----
-
-class QuirkOnThisKernel : public testing::TestWithParam<std::string_view> {};
-
-TEST_P(QuirkOnThisKernel, IsAsTheTableSays) {
-    SKIP_WITHOUT_KVM();
-    const QuirkRow& row = *find_quirk(GetParam());
-    const QuirkEffect seen = see_quirk(host()->system, host()->report, row);
-    const auto findings =
-        judge_quirks(row.architecture, host()->report.host->identity.kernel, {{seen}});
-    const auto finding = std::find_if(findings.begin(), findings.end(),
-                                      [&](const auto& one) { return one.row == &row; });
-    ASSERT_NE(finding, findings.end());
-    figure(row.id, "{}; {} (table: {})", seen.evidence,
-           !seen.seen   ? "could not be tried"
-           : *seen.seen ? "the quirk is there"
-                        : "the quirk is not there",
-           text(row.kernels));
-    if (seen.figure)
-        RecordProperty(fmt::format("{}_{}", row.id, seen.unit), std::to_string(*seen.figure));
-    if (!seen.seen) GTEST_SKIP() << seen.evidence;
-    if (!finding->by_release) GTEST_SKIP() << "no release says anything about it";
-    EXPECT_EQ(*seen.seen, *finding->by_release)
-        << row.what << "\nThe table has it for: " << text(row.kernels)
-        << ". Correct the row's releases, or explain this kernel in docs/kernel-facts.md.";
-}
-
-std::vector<std::string_view> x86_rows() {
-    std::vector<std::string_view> ids;
-    for (const QuirkRow& row : quirk_table())
-        if (row.architecture == state::Architecture::kX86_64) ids.push_back(row.id);
-    return ids;
-}
-
-INSTANTIATE_TEST_SUITE_P(X86, QuirkOnThisKernel, testing::ValuesIn(x86_rows()),
-                         [](const auto& row) { return std::string{row.param}; });
-
-// ---- What continuo does instead ----
 
 /// The same machine on a kernel that has no KVM_VCPU_TSC_OFFSET, or does not honour it.
 class WithoutOffset final : public Machine {
@@ -171,7 +97,7 @@ class RestoreOnThisKernel : public testing::Test {
 
     void SetUp() override {
         SKIP_WITHOUT_KVM();
-        if (!works("tsc_offset_honoured") || !works("tsc_write"))
+        if (!host().works("tsc_offset_honoured") || !host().works("tsc_write"))
             GTEST_SKIP() << "nothing moves a guest's TSC on this host";
         source_ = make();
         target_ = make();
@@ -179,16 +105,16 @@ class RestoreOnThisKernel : public testing::Test {
 
     Subject make() {
         Subject made;
-        auto probe = ProbeVm::create(host()->system, kVcpus);
+        auto probe = ProbeVm::create(*host().system, kVcpus);
         EXPECT_TRUE(probe) << probe.error().message();
         made.probe = std::move(*probe);
         for (std::size_t i = 0; i < kVcpus; ++i)
             EXPECT_TRUE(made.probe->enable_pvclock(i));
         ClockMachineOptions options;
-        options.quirks = host()->report.quirks;
+        options.quirks = host().report.quirks;
         made.clocks =
             std::make_unique<ClockMachine>(made.probe->vm(), made.probe->vcpu_pointers(),
-                                           made.probe->memory(), *host()->report.host, options);
+                                           made.probe->memory(), *host().report.host, options);
         EXPECT_TRUE(made.clocks->settle());
         return made;
     }
@@ -258,7 +184,7 @@ class RestoreOnThisKernel : public testing::Test {
     void set_source_apart(std::uint64_t apart_ms) {
         for (std::size_t i = 0; i < kVcpus; ++i)
             ASSERT_OK(source_.clocks->set_tsc_offset(
-                i, 0x1234'5678'9abcU + i * apart_ms * host()->report.host->tsc_khz()));
+                i, 0x1234'5678'9abcU + i * apart_ms * host().report.host->tsc_khz()));
         ASSERT_OK(source_.clocks->settle());
     }
 
@@ -276,7 +202,7 @@ TEST_F(RestoreOnThisKernel, WithTheOffsetEveryClockIsExact) {
         EXPECT_EQ(seams.tsc, 0u);
         EXPECT_LE(std::abs(seams.kvmclock), 1);
         EXPECT_TRUE(seams.holds);
-        EXPECT_EQ(target_.clocks->kvmclock()->stable, host()->report.host->tsc_based());
+        EXPECT_EQ(target_.clocks->kvmclock()->stable, host().report.host->tsc_based());
     }
 }
 
@@ -307,7 +233,7 @@ TEST_F(RestoreOnThisKernel, ByValueItLandsAndTheVcpusStayOneClock) {
         // Read by value, one line is three values; written, it is one line again.
         for (std::size_t i = 1; i < kVcpus; ++i)
             EXPECT_EQ(target_.clocks->tsc_map(i)->offset(), target_.clocks->tsc_map(0)->offset());
-        EXPECT_EQ(target_.clocks->kvmclock()->stable, host()->report.host->tsc_based());
+        EXPECT_EQ(target_.clocks->kvmclock()->stable, host().report.host->tsc_based());
     }
 }
 
@@ -323,7 +249,7 @@ TEST_F(RestoreOnThisKernel, ByValueOneLineIsOneOffsetAndKeepsTheMasterclock) {
     EXPECT_EQ(once.skew, 0u);
     EXPECT_LE(once.tsc, once.bound);
     EXPECT_TRUE(once.holds);
-    EXPECT_EQ(target_.clocks->kvmclock()->stable, host()->report.host->tsc_based());
+    EXPECT_EQ(target_.clocks->kvmclock()->stable, host().report.host->tsc_based());
     // A second time, inside of the window of the first: it lands again.
     const Seams again = restore(to, plan);
     print("restore_by_value_one_line_again", again);
@@ -341,7 +267,7 @@ TEST_F(RestoreOnThisKernel, ByValueVcpusThatAreApartAllLand) {
     EXPECT_LE(seams.tsc, seams.bound);
     EXPECT_LE(seams.skew, 2 * seams.bound);
     // Snapped, they would be off by 0.3 s and 0.6 s.
-    EXPECT_LT(seams.tsc, host()->report.host->tsc_khz() * 10);
+    EXPECT_LT(seams.tsc, host().report.host->tsc_khz() * 10);
 }
 
 /// The restore that VMMs do today, on the same record: what the sequence above is for.
@@ -354,7 +280,7 @@ TEST_F(RestoreOnThisKernel, TheUsualRestoreByValueSnapsVcpusThatAreApart) {
     const std::int64_t skew = true_seam(plan, 1) - true_seam(plan, 0);
     figure("usual_restore_apart", "vCPU 1 is {} ticks from where it was to vCPU 0, vCPU 2 {}", skew,
            true_seam(plan, 2) - true_seam(plan, 0));
-    const auto lost = static_cast<std::int64_t>(300 * host()->report.host->tsc_khz());
+    const auto lost = static_cast<std::int64_t>(300 * host().report.host->tsc_khz());
     EXPECT_EQ(skew, -lost) << "every kernel so far snaps them (tsc_write_snaps)";
 }
 
@@ -438,7 +364,7 @@ TEST_F(RestoreOnThisKernel, AVcpuThatShutDownIsAtReset) {
 
 /// What the trim is for: as long as nothing is pending the line stays, whatever time passes.
 TEST_F(RestoreOnThisKernel, AfterARestoreKvmclockStaysOnItsLine) {
-    if (!host()->report.host->tsc_based()) GTEST_SKIP() << "no masterclock on this host";
+    if (!host().report.host->tsc_based()) GTEST_SKIP() << "no masterclock on this host";
     set_source_apart(0);
     const auto record = machine::capture(*source_.clocks);
     ASSERT_OK(record);

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 import time
-from typing import Dict, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from . import bochs, errors
 from .cache import Cache, CachedKernel, cache_root
@@ -43,14 +43,19 @@ def with_icount(host: Host, shift: str) -> Host:
     return dataclasses.replace(host, qemu_arguments=(*arguments, "-icount", f"shift={shift}"))
 
 
-def kernel_parameters(host: Host, icount: bool, further: Sequence[str]) -> str:
+def kernel_parameters(
+    host: Host, tick_hz: Optional[int], icount: bool, further: Sequence[str]
+) -> str:
     """A kernel that measures its TSC on a busy machine may find anything (machine_tsc.py); told
-    what it is, it corrects that by one percent at most."""
-    words = list(further)
+    what it is, it corrects that by one percent at most. The same for the delay loop, which counts
+    TSC ticks: a CPU that is brought up late measures it for two seconds."""
+    words: List[str] = []
     if host.architecture.has_tsc and host.emulator == "QEMU":
         khz = ICOUNT_KHZ if icount else machine_tsc_khz()
-        words = ([] if khz is None else [f"tsc_early_khz={khz}"]) + words
-    return " ".join(words)
+        if khz is not None:
+            words += [f"tsc_early_khz={khz}"]
+            words += [f"lpj={khz * 1000 // tick_hz}"] if tick_hz else []
+    return " ".join([*words, *further])
 
 
 def clock_arguments(icount: bool, realtime_offset_s: int) -> Tuple[str, ...]:

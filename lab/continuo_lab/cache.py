@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -52,6 +53,13 @@ class CachedKernel:
     @property
     def series(self) -> str:
         return ".".join(self.manifest.release.split(".")[:2])
+
+    @property
+    def tick_hz(self) -> Optional[int]:
+        """CONFIG_HZ; None where the configuration does not say."""
+        config = (self.folder / "config").read_text(errors="replace")
+        found = re.search(r"^CONFIG_HZ=([0-9]+)$", config, re.MULTILINE)
+        return int(found.group(1)) if found else None
 
     def load_order(self, host: Host, further: Tuple[str, ...] = ()) -> List[str]:
         """The modules that `host` inserts, and `further` ones, each after what it needs; what

@@ -288,7 +288,7 @@ def _boot_of(options, payload: Payload, progress: Progress):
             memory_mib=options.memory,
             timeout_s=0.0,
             boot_seconds_max=BOOT_SECONDS_MAX[-1],
-            kernel_parameters=kernel_parameters(host, icount, options.append),
+            kernel_parameters=kernel_parameters(host, kernel.tick_hz, icount, options.append),
             more_arguments=clock_arguments(icount, options.realtime_offset),
             environment=qemu.environment,
         )

@@ -26,7 +26,8 @@ _LAST_WORDS_SECONDS_MAX = 5.0  # for a slow reader, after a failure
 _READ_BYTES = 1 << 16
 _CONSOLE_BYTES_MAX = 4 << 20  # the beginning and the end are kept
 _PR_SET_PDEATHSIG = 1
-_KERNEL_LINE = "quiet panic=-1 rdinit=/.lab/init"
+# The self-tests of the kernel's ciphers take half a second.
+_KERNEL_LINE = "quiet panic=-1 rdinit=/.lab/init cryptomgr.notests"
 
 
 @dataclass(frozen=True)

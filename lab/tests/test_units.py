@@ -304,7 +304,7 @@ class Hosts(unittest.TestCase):
     def test_kernel_line(self):
         self.assertEqual(
             kernel_line(ARM_HOST),
-            "console=ttyAMA0 quiet panic=-1 rdinit=/.lab/init kvm-arm.mode=nvhe",
+            "console=ttyAMA0 quiet panic=-1 rdinit=/.lab/init cryptomgr.notests kvm-arm.mode=nvhe",
         )
         self.assertTrue(kernel_line(HOST).endswith("tsc=reliable clocksource=tsc maxcpus=1"))
 
@@ -753,12 +753,22 @@ class Boots(unittest.TestCase):
 class Clocks(unittest.TestCase):
     def test_the_kernel_is_told_its_tsc(self):
         with mock.patch.object(boots, "machine_tsc_khz", lambda: 2_500_000):
-            told = boots.kernel_parameters(HOST, False, ["a=1", "b"])
-            self.assertEqual(told, "tsc_early_khz=2500000 a=1 b")
-            self.assertEqual(boots.kernel_parameters(HOST, True, []), "tsc_early_khz=1000000")
-            self.assertEqual(boots.kernel_parameters(ARM_HOST, False, ["a"]), "a")
+            told = boots.kernel_parameters(HOST, 250, False, ["a=1", "b"])
+            self.assertEqual(told, "tsc_early_khz=2500000 lpj=10000000 a=1 b")
+            told = boots.kernel_parameters(HOST, None, True, [])
+            self.assertEqual(told, "tsc_early_khz=1000000")
+            self.assertEqual(boots.kernel_parameters(ARM_HOST, 250, False, ["a"]), "a")
+            bochs = HOSTS["x86-vmx-scaling"]
+            self.assertEqual(boots.kernel_parameters(bochs, 250, False, []), "")
         with mock.patch.object(boots, "machine_tsc_khz", lambda: None):
-            self.assertEqual(boots.kernel_parameters(HOST, False, []), "")
+            self.assertEqual(boots.kernel_parameters(HOST, 250, False, []), "")
+
+    def test_the_tick_is_read_from_the_kernels_configuration(self):
+        with tempfile.TemporaryDirectory() as folder:
+            kernel = CachedKernel(Path(folder), mock.Mock())
+            for text, tick_hz in (("CONFIG_HZ_250=y\nCONFIG_HZ=250\n", 250), ("", None)):
+                Path(folder, "config").write_text(text)
+                self.assertEqual(kernel.tick_hz, tick_hz)
 
     def test_icount_takes_one_thread(self):
         for host in (host for host in HOSTS.values() if host.emulator == "QEMU"):

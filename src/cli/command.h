@@ -24,6 +24,7 @@ struct Invocation {
     std::function<Result<ExitCode>()> run;
 };
 
+void add_bench(CLI::App& program, Invocation& invocation);
 void add_capture(CLI::App& program, Invocation& invocation);
 void add_demo(CLI::App& program, Invocation& invocation);
 void add_doctor(CLI::App& program, Invocation& invocation);

@@ -134,7 +134,8 @@ def _downloaded_busybox(apt: Apt, scratch: Path) -> Path:
     if version is None:
         raise LabError(FETCH_FAILED, "no busybox-static")
     tree = scratch / "busybox"
-    unpack(apt.download(Package("busybox-static", version), scratch), tree)
+    (deb,) = apt.download([Package("busybox-static", version)], scratch)
+    unpack(deb, tree)
     for path in (tree / "bin/busybox", tree / "usr/bin/busybox"):
         if path.exists():
             return path

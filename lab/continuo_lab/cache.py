@@ -201,7 +201,7 @@ class Cache:
     ) -> Path:
         parts = parts_of(image, apt.show(image.name))
         with self._progress.stage(f"fetching {image.name} {image.version}"):
-            debs = [apt.download(part, scratch) for part in parts]
+            debs = apt.download(parts, scratch)
         with self._progress.stage(f"unpacking {image.name}"):
             tree = scratch / "tree"
             for deb in debs:

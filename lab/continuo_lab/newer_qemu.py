@@ -1,7 +1,7 @@
 """A QEMU that is newer than the machine's: from a Debian suite, unpacked into the cache and run
 from there. It is not installed, and nothing of the machine's is replaced.
 
-    <cache>/qemu/bookworm-backports -> qemu-system-arm_1:10.0.2+ds-2+deb13u1~bpo12+1
+    <cache>/qemu/bookworm-backports -> qemu-system-arm_1%3A10.0.2+ds-2+deb13u1~bpo12+1
     <cache>/qemu/qemu-system-arm_…/usr/{bin, lib, share}
     <cache>/qemu/bookworm-backports.failed    why it could not be had
 
@@ -10,17 +10,17 @@ Of all that the package needs, what the machine has not got installed is unpacke
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
+from urllib.parse import quote, unquote
 
 from .cache import Cache, point
 from .catalog import Host
 from .errors import FETCH_FAILED, LabError
-from .packages import Apt, Package, archive, is_installed, own_architecture, unpack
+from .packages import Package, archive, is_installed, own_architecture, unpack
 from .progress import Progress
 
 
@@ -41,7 +41,7 @@ class NewerQemu:
         assert host.qemu_from is not None
         with contextlib.suppress(OSError):
             folder = (self._shelf / host.qemu_from).resolve(strict=True)
-            version = folder.name.split("_", 1)[1]
+            version = unquote(folder.name.split("_", 1)[1])
             return Qemu(str(folder / "usr/bin" / host.qemu), environment_for(folder), version)
         return None
 
@@ -80,14 +80,15 @@ class NewerQemu:
         apt = archive(suite, own_architecture(), self._cache.root / "apt", self._progress)
         needed = apt.closure(host.qemu_package, suite)
         (qemu,) = [one for one in needed if one.name == host.qemu_package]
-        final = self._shelf / f"{qemu.name}_{qemu.version}"
+        # As apt's file names: a colon would end a folder's name in LD_LIBRARY_PATH.
+        final = self._shelf / f"{qemu.name}_{quote(qemu.version, safe='+~')}"
         if not final.exists():
             self._shelf.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=self._shelf) as scratch:
                 tree = Path(scratch, "tree")
                 with self._progress.stage(f"fetching {qemu.name} {qemu.version} of {suite}"):
-                    for package in to_unpack(needed, qemu):
-                        unpack(_downloaded(apt, package, Path(scratch)), tree)
+                    for deb in apt.download(to_unpack(needed, qemu), Path(scratch)):
+                        unpack(deb, tree)
                 _check(tree / "usr/bin" / host.qemu, tree)
                 tree.rename(final)
         point(self._shelf / suite, final.name)
@@ -108,12 +109,6 @@ def environment_for(tree: Path) -> Dict[str, str]:
     found = (path.parent for lib in ("lib", "usr/lib") for path in (tree / lib).rglob("*.so.*"))
     folders = sorted({str(folder) for folder in found})
     return {"LD_LIBRARY_PATH": ":".join(folders)} if folders else {}
-
-
-def _downloaded(apt: Apt, package: Package, scratch: Path) -> Path:
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        deb = apt.download(package, Path(folder))
-        return Path(shutil.move(str(deb), scratch))
 
 
 def _check(program: Path, tree: Path) -> None:

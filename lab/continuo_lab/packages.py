@@ -99,12 +99,16 @@ class Apt:
         """Empty if these lists do not know the package."""
         return self._run("apt-cache", "show", package).stdout
 
-    def download(self, package: Package, folder: Path) -> Path:
-        done = self._run("apt-get", "download", f"{package.name}={package.version}", folder=folder)
-        files = list(folder.glob(f"{package.name}_*.deb"))
-        if done.returncode != 0 or len(files) != 1:
-            raise LabError(FETCH_FAILED, f"cannot download {package.name}:\n{_tail(done)}")
-        return files[0]
+    def download(self, packages: Sequence[Package], folder: Path) -> List[Path]:
+        """Into `folder`, where no other version of them may lie; in the order of `packages`."""
+        names = [f"{package.name}={package.version}" for package in packages]
+        done = self._run("apt-get", "download", *names, folder=folder)
+        found = [list(folder.glob(f"{package.name}_*.deb")) for package in packages]
+        missing = [package.name for package, files in zip(packages, found) if len(files) != 1]
+        if done.returncode != 0 or missing:
+            what = ", ".join(missing or names)
+            raise LabError(FETCH_FAILED, f"cannot download {what}:\n{_tail(done)}")
+        return [files[0] for files in found]
 
     def closure(self, package: str, suite: str) -> List[Package]:
         """`package` of `suite` and all that it needs, down to libc."""

@@ -380,10 +380,8 @@ class QemuOfAnotherSuite(unittest.TestCase):
             library.parent.mkdir(parents=True, exist_ok=True)
             library.write_text("")
 
-        def download(package, where):
-            deb = Path(where, package.name + ".deb")
-            deb.write_text("")
-            return deb
+        def download(packages, where):
+            return [Path(where, package.name + ".deb") for package in packages]
 
         apt = mock.Mock()
         apt.closure.return_value = [self.QEMU]
@@ -399,8 +397,10 @@ class QemuOfAnotherSuite(unittest.TestCase):
             newer, qemu = self.fetch(folder, "#!/bin/sh\nexit 0\n")
             self.assertEqual(newer.find(HOSTS["arm64-ecv"]), qemu)
             self.assertEqual(qemu.version, "1:10.0.2")
-            tree = Path(folder, "qemu/qemu-system-arm_1:10.0.2")
+            tree = Path(folder, "qemu/qemu-system-arm_1%3A10.0.2")
             self.assertEqual(qemu.environment, {"LD_LIBRARY_PATH": str(tree / "usr/lib/x")})
+            for part in qemu.environment["LD_LIBRARY_PATH"].split(":"):
+                self.assertTrue(Path(part).is_dir(), "a colon in a folder's name ends it there")
             self.assertEqual(environment_for(tree / "usr/bin"), {})
 
     def test_one_that_does_not_start_is_refused_and_the_reason_kept(self):
@@ -573,8 +573,8 @@ class CacheFolder(unittest.TestCase):
             self.assertIn("no network", cache.why_not(HOST, KERNELS["6.12"]))
 
     def test_the_next_flavour_is_taken_where_the_first_lacks_kvm(self):
-        def download(image, folder):
-            return Path(folder, image.name + ".deb")
+        def download(packages, folder):
+            return [Path(folder, package.name + ".deb") for package in packages]
 
         def unpack(deb, tree):
             release = deb.stem[len("linux-image-"):]

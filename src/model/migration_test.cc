@@ -325,6 +325,32 @@ TEST(MigrationByValue, KvmsSynchronisationOfTheVcpusIsNoError) {
     }
 }
 
+TEST(MigrationByValue, VcpusThatAreApartLandWhereKvmWouldSnapThem) {
+    World world;
+    world.source = host(2'000'000, 1);
+    world.destination = host(2'000'000, 2);
+    world.destination.quirks = static_cast<state::Quirks>(state::Quirk::kNoTscOffset);
+    world.destination.synchronises_writes = true;
+    world.destination.call_ticks_max = 20'000;
+    world.blackout_ns = 500'000'000;
+    constexpr std::uint64_t kApart = 600'000'000;  // 0.3 s
+    for (std::uint64_t seed = 0; seed < 1'000; ++seed) {
+        world.destination.seed = seed;
+        Migration migration{world};
+        ASSERT_TRUE(migration.from().set_tsc_offset(1, kApart));
+        migration.run({});
+        for (std::size_t vcpu = 0; vcpu < kVcpus; ++vcpu) {
+            const auto truth = migration.to().guest_tsc(vcpu, migration.moved.plan.resume_at);
+            const auto& prescribed = migration.moved.plan.tsc[vcpu];
+            // A write's own time, and the lead that the last one's gave.
+            EXPECT_LE((truth - prescribed.at_resume).magnitude(), 4U * 20'000) << "vCPU " << vcpu;
+            const auto& applied = migration.moved.applied;
+            EXPECT_LE((truth - applied.maps[vcpu].at(migration.moved.plan.resume_at)).magnitude(),
+                      applied.map_bound_ticks[vcpu]);
+        }
+    }
+}
+
 TEST(MigrationByValue, WhereNothingMovesTheTscItIsLookedAtAllTheSame) {
     World world;
     world.source = host(2'000'000, 1);

@@ -238,6 +238,19 @@ TEST(PlanBound, KvmclockIsOffByWhateverVcpu0sCounterIsOff) {
     blind.by_value_bound_ns = 0;
     EXPECT_EQ(term(planned(r, blind, with(Policy::kAdvance)).kvmclock->bound, BoundSource::kTrim),
               1U);
+    // vCPUs that are apart have no masterclock, and without one KVM_GET_CLOCK says no counter
+    // value.
+    Destination loose = same_boot();
+    loose.by_value_bound_ns = 9;
+    Record apart = record();
+    const auto trim_term = [&] {
+        return term(planned(apart, loose, with(Policy::kAdvance)).kvmclock->bound,
+                    BoundSource::kTrim);
+    };
+    ASSERT_NE(apart.vcpus[1].counter, apart.vcpus[0].counter);
+    EXPECT_EQ(trim_term(), 9U);
+    apart.vcpus[1].counter = apart.vcpus[0].counter;
+    EXPECT_EQ(trim_term(), 1U);
     // A slow counter's tick is many ns: 1 MHz, 1000 ns.
     Record slow = record();
     slow.anchor.frequency = *Hz::from_khz(1'000);

@@ -45,8 +45,10 @@ struct ApplyOptions {
 
 /// Carries out plan.writes in order, reads every control back, and trims kvmclock in a closed loop.
 /// Idempotent: a second apply, at any later time, leaves the same counters, and kvmclock within the
-/// trim target of the same line. kKernel where a control
-/// reads back other than written. Precondition: `plan` was made for this machine's host.
+/// trim target of the same line. A counter written by value is brought onto its line in a closed
+/// loop too, past KVM's synchronisation of writes, and is within map_bound_ticks of the line told;
+/// vCPUs of one line get one offset. kKernel where a control reads back other than written.
+/// Precondition: `plan` was made for this machine's host.
 Result<Applied> apply(Machine& machine, const state::Plan& plan, const ApplyOptions& options = {});
 
 /// Holds the realised lines against the prescribed ones, exactly, at the resume instant.

@@ -78,7 +78,7 @@ std::uint64_t* take_mix(std::uint64_t* into) {
 }
 
 void run_instructions(const Control& control) {
-    touch(control.samples_gpa, 2 * kMixes * kMixRepeats);
+    touch(control.samples_gpa, std::uint64_t{2} * kMixes * kMixRepeats);
     auto* ticks = reinterpret_cast<std::uint64_t*>(control.samples_gpa);
     ticks = take_mix<turns_of_nothing>(ticks);
     ticks = take_mix<turns_of_nops>(ticks);

@@ -91,7 +91,7 @@ struct KvmclockPage {
             const std::uint32_t version = page.version;
             asm volatile("lfence" ::: "memory");
             const std::uint64_t delta = Tsc::once() - page.tsc_timestamp;
-            const int shift = page.shift;
+            const std::int8_t shift = page.shift;
             const std::uint64_t shifted = shift >= 0 ? delta << shift : delta >> -shift;
             const auto ns = page.system_time +
                             static_cast<std::uint64_t>(static_cast<u128>(shifted) * page.mul >> 32);

@@ -260,8 +260,7 @@ class Shuttle {
         json["before"] = reading_json(record->before);
         json["after"] = reading_json(record->after);
         json["backward_steps"] = report->counter_back_own.count + report->counter_back_cross.count +
-                                 report->clock_back_own.count +
-                                 report->clock_back_cross.count;
+                                 report->clock_back_own.count + report->clock_back_cross.count;
         json["loops"] = report->loops;
         return json;
     }

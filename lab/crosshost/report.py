@@ -123,7 +123,7 @@ def _run_pair(boot: Boot, options) -> Dict:
         command = [
             *(str(_LAB), "pair", "--json", "--quiet"),
             *("--timeout", str(120 + _SECONDS_A_MOVE_MAX * moves)),
-            *("--kernel-a", options.kernel_a, "--kernel-b", options.kernel_b),
+            *("--kernel-a", options.kernel_a, "--kernel-b", boot.kernel_b or options.kernel_b),
             *_frequency_options(boot),
             *("--file", f"{steps}:/steps.json"),
             *("--", str(_PROGRAM), "shuttle", "/steps.json"),
@@ -213,7 +213,7 @@ def _take(report: BootReport, scenario: Scenario, move: Move) -> None:
 def _take_refusal(report: BootReport, scenario: Scenario, move: Move, complain) -> None:
     said = move.arrived.get("error", {})
     if scenario.expect != REFUSED:
-        return complain(f"it was refused: {said.get('what')}")
+        return complain(f"it was refused: {said.get('where')}: {said.get('what')}")
     report.refused += 1
     if said.get("code") != "refused":
         complain(f"the destination's reason is of kind {said.get('code')}, not refused")

@@ -60,6 +60,7 @@ class Boot:
     scenarios: Tuple[Scenario, ...]
     tsc_ppm_b: int = 0  # how far off the truth b's kernel believes its TSC to be
     icount_b: bool = False
+    kernel_b: str = ""  # another than a's
 
 
 UNSYNC = -1
@@ -151,6 +152,11 @@ FULL = (
             _more(_EXCHANGE, 4, **_TOLERATED),
         ),
         tsc_ppm_b=200,
+    ),
+    Boot(
+        "from Linux 6.12 to 6.1 and back",
+        (_RIGHT, _more(_BEHIND, 2), _more(_EXCHANGE, 2), _more(_HOURS, 2)),
+        kernel_b="6.1",
     ),
     Boot(
         "b's TSC runs at 1 GHz, and nothing scales",

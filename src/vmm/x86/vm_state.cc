@@ -71,10 +71,12 @@ Result<VcpuState> save_vcpu(const kvm::Vcpu& vcpu, std::size_t xsave_bytes,
     return state;
 }
 
-/// Is the refused MSR what the vCPU has already? Then nothing is lost.
-bool has_value(const kvm::Vcpu& vcpu, const MsrValue& msr) {
+/// Is nothing lost by the refused MSR? Where the vCPU has that value already; or where this kernel
+/// does not know the MSR at all and the guest has left it at 0: it was offered no feature that this
+/// host lacks (check_cpuid()), and newer kernels list MSRs that only such features use.
+bool nothing_is_lost(const kvm::Vcpu& vcpu, const MsrValue& msr) {
     const auto now = vcpu.msr(msr.index);
-    return now && *now == msr.data;
+    return now ? *now == msr.data : msr.data == 0;
 }
 
 tl::unexpected<state::Error> msr_refused(const kvm::Vcpu& vcpu, const MsrValue& msr) {
@@ -99,7 +101,7 @@ Status load_msrs(kvm::Vcpu& vcpu, std::span<const MsrValue> msrs) {
         if (!done) return tl::unexpected(done.error());
         next += *done;
         if (*done == batch.size()) continue;
-        if (!has_value(vcpu, msrs[next])) return msr_refused(vcpu, msrs[next]);
+        if (!nothing_is_lost(vcpu, msrs[next])) return msr_refused(vcpu, msrs[next]);
         ++next;
     }
     return {};

@@ -34,7 +34,8 @@ TEST_F(CounterBenchOnKvm, KeepsEverySample) {
     for (const CounterRead& read : bench->series) {
         SCOPED_TRACE(read.how);
         if (!read.cost) {
-            EXPECT_EQ(read.path, ReadPath::kTrapped) << read.cost.error().message();
+            EXPECT_EQ(read.cost.error().code, state::ErrorCode::kUnsupported)
+                << read.cost.error().message();
             EXPECT_FALSE(read.cost.error().what.empty());
             continue;
         }
@@ -44,19 +45,12 @@ TEST_F(CounterBenchOnKvm, KeepsEverySample) {
         EXPECT_GT(read.cost->samples.sum, 0u);
         EXPECT_LE(read.cost->samples.median, read.cost->samples.p95);
     }
-}
-
-TEST_F(CounterBenchOnKvm, EveryTrappedReadLeftTheGuest) {
-    const auto bench = run();
-    ASSERT_TRUE(bench) << bench.error().message();
-    constexpr std::uint64_t reads = kReads + kBatches * kBatchReads;
-    int counted = 0;
-    for (const CounterRead& read : bench->series) {
-        if (!read.cost || !read.cost->exits || read.path != ReadPath::kTrapped) continue;
-        EXPECT_GE(*read.cost->exits, reads) << read.how;
-        ++counted;
-    }
-    if (counted == 0) GTEST_SKIP() << "this kernel counts no exits of trapped reads";
+    // The first clock of every architecture can be read without help on every host.
+    const auto native =
+        std::find_if(bench->series.begin(), bench->series.end(),
+                     [](const CounterRead& read) { return read.path == ReadPath::kNative; });
+    ASSERT_NE(native, bench->series.end());
+    EXPECT_TRUE(native->cost) << native->cost.error().message();
 }
 
 TEST_F(CounterBenchOnKvm, SaysWhichSeriesComes) {

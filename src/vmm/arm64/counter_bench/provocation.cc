@@ -151,7 +151,7 @@ Result<std::optional<std::uint64_t>> set_offset(const ReadKind& kind, VirtualMac
     // Without the call the physical counter has no offset, and the virtual one has the kernel's.
     if (!vm.counter_offset()) {
         if (kind.clock != kPhysical || wants_none) return std::optional<std::uint64_t>{};
-        return tl::unexpected(*vm.why_no_offset());
+        return unsupported(kind, "the counter has no offset: " + vm.why_no_offset()->what);
     }
     const std::uint64_t offset = wants_none ? 0 : kvm::host_counter().raw();
     return vm.set_counter_offset(offset).map([&] { return std::optional{offset}; });

@@ -66,5 +66,21 @@ TEST(ForcedEmulation, MeasuresATrueExit) {
     FAIL() << "there is no such series";
 }
 
+TEST(TrappedReads, AllLeftTheGuest) {
+    const auto system = kvm::System::open();
+    if (!system) GTEST_SKIP() << "no usable /dev/kvm: " << system.error().message();
+    CounterBenchOptions options;
+    options.reads = 250;  // and 3 batches of 100
+    const auto bench = run_counter_bench(*system, options);
+    ASSERT_TRUE(bench) << bench.error().message();
+    int counted = 0;
+    for (const CounterRead& read : bench->series) {
+        if (read.path != ReadPath::kTrapped || !read.cost || !read.cost->exits) continue;
+        EXPECT_GE(*read.cost->exits, 550u) << read.how;
+        ++counted;
+    }
+    if (counted == 0) GTEST_SKIP() << "this kernel counts no exits of trapped reads";
+}
+
 }  // namespace
 }  // namespace continuo::vmm

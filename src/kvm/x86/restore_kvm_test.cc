@@ -280,7 +280,7 @@ TEST_F(RestoreOnThisKernel, TheUsualRestoreByValueSnapsVcpusThatAreApart) {
     const std::int64_t skew = true_seam(plan, 1) - true_seam(plan, 0);
     figure("usual_restore_apart", "vCPU 1 is {} ticks from where it was to vCPU 0, vCPU 2 {}", skew,
            true_seam(plan, 2) - true_seam(plan, 0));
-    const auto lost = static_cast<std::int64_t>(300 * host().report.host->tsc_khz());
+    const auto lost = std::int64_t{300} * host().report.host->tsc_khz();
     EXPECT_EQ(skew, -lost) << "every kernel so far snaps them (tsc_write_snaps)";
 }
 

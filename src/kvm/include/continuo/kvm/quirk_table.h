@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "continuo/kvm/doctor.h"
@@ -23,7 +24,10 @@ namespace continuo::kvm {
 struct KernelRelease {
     std::uint32_t major = 0;
     std::uint32_t minor = 0;
-    friend auto operator<=>(const KernelRelease&, const KernelRelease&) = default;
+    friend bool operator==(const KernelRelease&, const KernelRelease&) = default;
+    friend auto operator<=>(const KernelRelease& a, const KernelRelease& b) {
+        return std::pair{a.major, a.minor} <=> std::pair{b.major, b.minor};
+    }
 };
 
 /// Of what uname says ("6.12.117+deb12-cloud-amd64") or of a HostIdentity's "Linux 6.12.117

@@ -177,9 +177,10 @@ Result<WriteBracket> ClockMachine::write_tsc_by_value(std::size_t vcpu, Count<Gu
     WriteBracket bracket{host_counter(), {}};
     const std::uint64_t offset = value.raw() - bracket.before.raw();
     if (continues_round(vcpu)) {
-        // Of one line, the later writes are the first one's value and the time since.
+        // Of one line, the later writes are the first one's value and the time since, give or take
+        // what either was led by to make up for the call.
         const std::uint64_t since = (bracket.before - round_->bracket.before).magnitude();
-        const std::uint64_t slack = host_.frequency().hz() / 1000;
+        const std::uint64_t slack = host_.frequency().hz();
         const std::int64_t apart = difference(offset, round_->offset);
         if (static_cast<std::uint64_t>(apart < 0 ? -apart : apart) > since + slack)
             return disagree(vcpu, offset);

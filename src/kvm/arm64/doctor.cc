@@ -58,6 +58,8 @@ class Examiner {
               &Examiner::physical_honoured);
         check("physical_counter_cost", "CNTPCT_EL0 without a trap", "S2.5",
               &Examiner::physical_cost);
+        check("vtimer", "virtual timer on the guest's own counter", "S2.4", &Examiner::vtimer);
+        check("ptimer", "physical timer on the guest's own counter", "S2.5", &Examiner::ptimer);
         check("counter_vm_wide", "one counter for all vCPUs", "S2.4", &Examiner::vm_wide);
         check("counter_owned", "counter kept when a vCPU is created", "S2.4", &Examiner::kept);
         check("counter_write", "CNTVCT written by value", "S2.4", &Examiner::write_honoured);
@@ -181,6 +183,19 @@ class Examiner {
         if (!traps) return works(evidence);
         return absent(evidence, "a guest that reads the physical counter exits at each read");
     }
+
+    /// A timer whose condition goes by another counter than the guest reads is 2^40 ticks off.
+    Result<Finding> timer(Result<std::uint64_t> (ProbeVm::*ask)(std::size_t, std::uint64_t)) {
+        const auto late = (*ours_.*ask)(0, seen_.ms_in_ticks(2));
+        if (!late) return tl::unexpected(late.error());
+        const std::string evidence =
+            fmt::format("armed 2 ms ahead, its condition is met {} ticks after it",
+                        static_cast<std::int64_t>(*late));
+        if (*late < seen_.ms_in_ticks(400)) return works(evidence);
+        return broken(evidence, "the guest's timers fire at other times than they are set to");
+    }
+    Result<Finding> vtimer() { return timer(&ProbeVm::vtimer_lateness); }
+    Result<Finding> ptimer() { return timer(&ProbeVm::ptimer_lateness); }
 
     Result<Finding> vm_wide() {
         if (!worked("counter_offset_honoured"))

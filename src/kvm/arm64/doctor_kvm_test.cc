@@ -53,7 +53,7 @@ TEST_F(DoctorOnKvm, EveryCheckSaysWhatItSawAndWhatFollows) {
         const bool bad = check.state == CheckState::kAbsent || check.state == CheckState::kBroken;
         EXPECT_EQ(bad, !check.consequence.empty()) << check.id << ": " << check.evidence;
     }
-    EXPECT_EQ(ids.size(), 14u);
+    EXPECT_EQ(ids.size(), 16u);
 }
 
 TEST_F(DoctorOnKvm, TheVerdictFollowsFromWhatTheGuestSaw) {
@@ -80,6 +80,7 @@ TEST_F(DoctorOnKvm, WhatTheKernelOffersIsThere) {
     }
     EXPECT_EQ(report_->verdict, Verdict::kExact);
     EXPECT_TRUE(works("counter_restore")) << find("counter_restore")->evidence;
+    EXPECT_TRUE(works("vtimer")) << find("vtimer")->evidence;
     EXPECT_TRUE(works("counter_write_dropped")) << find("counter_write_dropped")->evidence;
 }
 

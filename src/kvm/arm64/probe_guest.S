@@ -63,6 +63,40 @@ continuo_probe_\name:
     sub x0, x0, x2
     answer
 
+// The virtual timer, x1 ticks ahead, its interrupt masked: how many ticks after that its condition
+// is met, as the guest's own counter says.
+    question vtimer
+    isb
+    mrs x2, cntvct_el0
+    add x2, x2, x1
+    msr cntv_cval_el0, x2
+    mov x3, #3
+    msr cntv_ctl_el0, x3
+    isb
+1:  mrs x3, cntv_ctl_el0
+    tbz x3, #2, 1b
+    isb
+    mrs x0, cntvct_el0
+    sub x0, x0, x2
+    msr cntv_ctl_el0, xzr
+    answer
+
+    question ptimer
+    isb
+    mrs x2, cntpct_el0
+    add x2, x2, x1
+    msr cntp_cval_el0, x2
+    mov x3, #3
+    msr cntp_ctl_el0, x3
+    isb
+1:  mrs x3, cntp_ctl_el0
+    tbz x3, #2, 1b
+    isb
+    mrs x0, cntpct_el0
+    sub x0, x0, x2
+    msr cntp_ctl_el0, xzr
+    answer
+
 // The call in x0 with its arguments in x1 to x3; the answers are in x0 to x3.
     question hvc
     hvc #0

@@ -15,6 +15,8 @@ extern const std::byte continuo_probe_cntpct;
 extern const std::byte continuo_probe_cntfrq;
 extern const std::byte continuo_probe_cntvct_loop;
 extern const std::byte continuo_probe_cntpct_loop;
+extern const std::byte continuo_probe_vtimer;
+extern const std::byte continuo_probe_ptimer;
 extern const std::byte continuo_probe_hvc;
 }
 
@@ -153,6 +155,14 @@ Result<std::uint64_t> ProbeVm::cntvct_ticks(std::size_t vcpu, std::uint64_t read
 
 Result<std::uint64_t> ProbeVm::cntpct_ticks(std::size_t vcpu, std::uint64_t reads) {
     return ask(vcpu, continuo_probe_cntpct_loop, 0, reads);
+}
+
+Result<std::uint64_t> ProbeVm::vtimer_lateness(std::size_t vcpu, std::uint64_t ahead) {
+    return ask(vcpu, continuo_probe_vtimer, 0, ahead);
+}
+
+Result<std::uint64_t> ProbeVm::ptimer_lateness(std::size_t vcpu, std::uint64_t ahead) {
+    return ask(vcpu, continuo_probe_ptimer, 0, ahead);
 }
 
 Result<ProbeVm::Hypercall> ProbeVm::hypercall(std::size_t vcpu, std::uint64_t function,

@@ -36,6 +36,10 @@ class ProbeVm {
     Result<std::uint64_t> cntvct_ticks(std::size_t vcpu, std::uint64_t reads);
     Result<std::uint64_t> cntpct_ticks(std::size_t vcpu, std::uint64_t reads);
 
+    /// A timer armed so many ticks ahead: by how many ticks of its own counter it is late.
+    Result<std::uint64_t> vtimer_lateness(std::size_t vcpu, std::uint64_t ahead);
+    Result<std::uint64_t> ptimer_lateness(std::size_t vcpu, std::uint64_t ahead);
+
     struct Hypercall {
         std::array<std::uint64_t, 4> answer{};  ///< x0 to x3
         machine::WriteBracket around;

@@ -62,7 +62,8 @@ class ClockMachine final : public machine::Machine {
     Result<time::TscMap> tsc_map(std::size_t vcpu) override;
     /// The virtual counter of all vCPUs, by KVM_REG_ARM_TIMER_CNT. The writes for different vCPUs
     /// between two anchors belong together: the first one moves all of them, and the others are
-    /// done by it, where they are for the same line; kInvalidArgument where they are not.
+    /// done by it, where they are for the same line to a second, which is what KVM on x86-64 takes
+    /// for one; kInvalidArgument where they are not.
     Result<machine::WriteBracket> write_tsc_by_value(
         std::size_t vcpu, time::Count<time::GuestCounter> value) override;
     /// Has each vCPU's own thread claim it, where the options say how; nothing is pending.

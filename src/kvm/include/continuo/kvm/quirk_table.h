@@ -58,6 +58,8 @@ struct QuirkRow {
     /// there (none: any but kWorks). Empty where see_quirk() has an experiment of its own.
     std::string_view check{};
     std::optional<CheckState> check_state{};
+    /// A processor or hypervisor can have it too, on releases that do not.
+    bool host_can_add = false;
 };
 
 std::span<const QuirkRow> quirk_table();
@@ -83,7 +85,10 @@ struct QuirkFinding {
 
     /// What was seen; else what the release says; else false.
     bool in_force() const { return effect.seen.value_or(by_release.value_or(false)); }
-    bool disagrees() const { return effect.seen && by_release && *effect.seen != *by_release; }
+    bool disagrees() const {
+        if (!effect.seen || !by_release || *effect.seen == *by_release) return false;
+        return *by_release || !row->host_can_add;
+    }
 };
 
 /// The architecture of this build.

@@ -99,6 +99,7 @@ std::string verdict_text(const Certificate& certificate) {
                                   certificate.gap.raw(), show_ns(certificate.gap.raw()),
                                   certificate.gap_bound_ns, state::name(certificate.elapsed_by),
                                   certificate.gap_clamped ? ", clamped" : "")});
+    add_measures(table, certificate.measures);
     table.add({"rate", fmt::format("{}, off by {}", state::name(certificate.rate),
                                    rate_error_text(certificate.tsc_rate_error))});
     table.add({"kvmclock trim", fmt::format("{} rounds, {} ns left{}", certificate.trim.rounds,

@@ -20,6 +20,7 @@ std::string head(const Plan& plan) {
         {"gap", fmt::format("{} ns ({}), within {} ns, measured by {}{}", plan.gap.raw(),
                             show_ns(plan.gap.raw()), plan.gap_bound_ns,
                             state::name(plan.elapsed_by), plan.gap_clamped ? ", clamped" : "")});
+    add_measures(table, plan.measures);
     table.add({"resume at", fmt::format("host counter {}", plan.resume_at.raw())});
     table.add({"rate", fmt::format("{}: the guest's counter at {} Hz, off by {}",
                                    state::name(plan.rate), grouped(plan.guest_frequency.hz()),
@@ -92,6 +93,20 @@ std::string notes(const Plan& plan) {
 }
 
 }  // namespace
+
+void add_measures(Table& table, const state::GapMeasures& measures) {
+    if (!measures.by_exchange || !measures.by_tai) return;  // there was nothing to choose
+    const state::ExchangeMeasure& exchange = *measures.by_exchange;
+    table.add({"by exchange",
+               fmt::format("{} ns, within {} ns: {} rounds, bracket {} ns, drift since {} ns",
+                           exchange.gap.raw(), exchange.bound_ns, exchange.rounds,
+                           exchange.bracket_ns, exchange.drift_ns)});
+    table.add({"by TAI", fmt::format("{} ns, within {} ns", measures.by_tai->gap.raw(),
+                                     measures.by_tai->bound_ns)});
+    table.add({"clock offset",
+               fmt::format("the destination's TAI less the source's: {} ns, within {} ns",
+                           measures.clock_offset->gap.raw(), measures.clock_offset->bound_ns)});
+}
 
 std::string terms_text(const state::Bound& bound) {
     std::string text;

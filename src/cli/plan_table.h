@@ -4,11 +4,15 @@
 #include <string>
 
 #include "continuo/state/plan.h"
+#include "text.h"
 
 namespace continuo::cli {
 
 std::string plan_table(const state::Plan& plan);
 std::string refusal_text(const state::Refusals& refusals);
+
+/// Rows for what the exchange and TAI say of the gap, where both do.
+void add_measures(Table& table, const state::GapMeasures& measures);
 
 /// "0", or the terms: "3 capture_read + 12 source_tai".
 std::string terms_text(const state::Bound& bound);

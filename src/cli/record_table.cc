@@ -22,6 +22,7 @@ std::string host_part(const Record& record) {
     table.add({"source", record.source.kernel.empty() ? "unknown" : record.source.kernel});
     table.add({"host counter", fmt::format("{} at {} Hz", grouped(anchor.counter.raw()),
                                            grouped(anchor.frequency.hz()))});
+    table.add({"its true rate", fmt::format("within {} ppb of it", anchor.rate_bound_ppb)});
     table.add({"TAI", fmt::format("{}.{:09} s ({} TAI), within {}{}", anchor.tai.raw() / second,
                                   anchor.tai.raw() % second, show_date(anchor.tai.raw() / second),
                                   show_ns_unsigned(anchor.tai_bound_ns),

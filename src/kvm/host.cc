@@ -3,11 +3,14 @@
 #include <sys/timex.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <ctime>
 #include <fstream>
 
 #include "continuo/kvm/counter.h"
+#include "continuo/state/codec.h"
 
 namespace continuo::kvm {
 
@@ -94,6 +97,18 @@ std::string host_clocksource() {
     return first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource");
 }
 
+std::uint32_t rate_bound_ppb(bool synchronised, long freq, long tick) {
+    constexpr std::int64_t kPhiPpb = 15'000;
+    constexpr std::int64_t kNominalTick = 10'000;
+    constexpr std::int64_t kPpbATickUnit = 100'000;
+    if (!synchronised) return state::kRateBoundUnknownPpb;
+    // freq is in 2^-16 ppm; what daemons correct beyond its 500 ppm they put into tick.
+    const std::int64_t corrected =
+        std::int64_t{freq} * 1000 / 65'536 + (std::int64_t{tick} - kNominalTick) * kPpbATickUnit;
+    const std::int64_t bound = std::abs(corrected) + 1 + kPhiPpb;
+    return static_cast<std::uint32_t>(std::min<std::int64_t>(bound, state::kRateBoundPpbMax));
+}
+
 Result<state::Anchor<HostCounter>> tai_anchor(time::Hz frequency, int brackets) {
     timex kernel_clock{};
     const int status = ::adjtimex(&kernel_clock);
@@ -116,6 +131,8 @@ Result<state::Anchor<HostCounter>> tai_anchor(time::Hz frequency, int brackets) 
     anchor.tai_offset_sec = kernel_clock.tai;
     anchor.synchronised = (kernel_clock.status & STA_UNSYNC) == 0 && status != TIME_ERROR;
     anchor.frequency = frequency;
+    anchor.rate_bound_ppb =
+        rate_bound_ppb(anchor.synchronised, kernel_clock.freq, kernel_clock.tick);
     return anchor;
 }
 

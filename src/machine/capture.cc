@@ -167,6 +167,7 @@ Result<Record> capture(Machine& machine) {
     record.anchor.tai_offset_sec = anchor->tai_offset_sec;
     record.anchor.synchronised = anchor->synchronised;
     record.anchor.frequency = facts->counter_frequency;
+    record.anchor.rate_bound_ppb = anchor->rate_bound_ppb;
 
     record.vcpus.reserve(machine.vcpu_count());
     std::optional<TscMap> first;

@@ -75,6 +75,7 @@ Result<Certificate> verify(Machine& machine, const Plan& plan, const Applied& ap
     certificate.gap = plan.gap;
     certificate.gap_bound_ns = plan.gap_bound_ns;
     certificate.gap_clamped = plan.gap_clamped;
+    certificate.measures = plan.measures;
     certificate.rate = plan.rate;
     certificate.tsc_rate_error = plan.tsc_rate_error;
     certificate.resume_at = plan.resume_at.raw();

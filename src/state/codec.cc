@@ -60,8 +60,8 @@ class Writer {
     std::vector<std::byte> bytes_;
 };
 
-constexpr std::size_t kFixedBytes =
-    wire::kHeaderBytes + (4 + 4) + (4 + 16) + 4 + (4 + 40) + (4 + 8) + (4 + 40) + wire::kHashBytes;
+constexpr std::size_t kFixedBytes = wire::kHeaderBytes + (4 + 4) + (4 + 16) + 4 + (4 + 40) +
+                                    (4 + 8) + (4 + 40) + (4 + 4) + wire::kHashBytes;
 
 constexpr std::uint32_t kAnchorSynchronised = 1;
 constexpr std::uint8_t kKvmclockMasterclock = 1;
@@ -121,6 +121,12 @@ void put_vcpu(Writer& out, std::uint32_t index, const VcpuClock& vcpu) {
     out.put(vcpu.tsc_adjust);
     out.put(vcpu.frequency.hz());
     out.put(vcpu.system_time_msr);
+}
+
+void put_rate_bound(Writer& out, std::uint32_t ppb) {
+    if (ppb == kRateBoundUnknownPpb) return;
+    out.field(Field::kRateBound, 4);
+    out.put(ppb);
 }
 
 // ---- decoding ----
@@ -298,6 +304,13 @@ Status read_anchor(const RawField& field, Record& record) {
     return {};
 }
 
+Status read_rate_bound(const RawField& field, Record& record) {
+    record.anchor.rate_bound_ppb = field.at<std::uint32_t>(0);
+    if (record.anchor.rate_bound_ppb == kRateBoundUnknownPpb)
+        return field.bad(0, "what an unknown rate is taken for, and that is left out");
+    return {};
+}
+
 Status read_notice_sequence(const RawField& field, Record& record) {
     record.notice_sequence = field.at<std::uint64_t>(0);
     return {};
@@ -391,6 +404,8 @@ Status read_payload(const RawField& field, Record& record) {
             return read_kvmclock(field, record);
         case Field::kVcpu:
             return read_vcpu(field, record);
+        case Field::kRateBound:
+            return read_rate_bound(field, record);
     }
     return {};
 }
@@ -466,6 +481,8 @@ class Body {
                 return payload_offset(Field::kKernel, 0);
             case Part::kHostFrequency:
                 return payload_offset(Field::kAnchor, 24);
+            case Part::kHostRateBound:
+                return payload_offset(Field::kRateBound, 0);
             case Part::kVcpus:
                 return offset_of(Field::kVcpu);
             case Part::kVcpuFrequency:
@@ -489,7 +506,7 @@ class Body {
     Bytes bytes_;
     std::size_t end_;
     std::uint16_t last_ = 0;
-    std::array<std::size_t, wire::kFieldRules.size()> offsets_{};
+    std::array<std::size_t, wire::kFieldNumberMax> offsets_{};
     Record record_;
 };
 
@@ -521,6 +538,7 @@ std::vector<std::byte> encode(const Record& record) {
     if (record.kvmclock) put_kvmclock(out, *record.kvmclock);
     for (std::uint32_t i = 0; i < record.vcpus.size(); ++i)
         put_vcpu(out, i, record.vcpus[i]);
+    put_rate_bound(out, record.anchor.rate_bound_ppb);
     out.put(std::uint64_t{0});  // seal() writes the hash
     std::vector<std::byte> blob = std::move(out).take();
     wire::seal(blob);

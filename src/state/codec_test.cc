@@ -76,14 +76,14 @@ TEST(Codec, RoundTrips) {
 
 TEST(Codec, SizesAreAsDocumented) {
     // 24 header and hash, 8 architecture, 20 boot id, 4 + 32 kernel, 44 anchor, 12 sequence,
-    // 44 kvmclock, 60 a vCPU
-    EXPECT_EQ(encode(sample::two_vcpus()).size(), 24U + 8 + 20 + 36 + 44 + 12 + 44 + 2 * 60);
+    // 44 kvmclock, 60 a vCPU, 8 rate bound
+    EXPECT_EQ(encode(sample::two_vcpus()).size(), 24U + 8 + 20 + 36 + 44 + 12 + 44 + 2 * 60 + 8);
     Record largest = sample::many_vcpus(kVcpusMax);
     largest.kvmclock = sample::two_vcpus().kvmclock;
     largest.kvmclock->origin = KvmclockOrigin::kKernel;
     largest.source.kernel.assign(kKernelBytesMax, 'k');
-    EXPECT_EQ(encode(largest).size(), 24U + 8 + 20 + 259 + 44 + 12 + 44 + 4096 * 60);
-    EXPECT_EQ(encode(largest).size(), 246'171U);
+    EXPECT_EQ(encode(largest).size(), 24U + 8 + 20 + 259 + 44 + 12 + 44 + 4096 * 60 + 8);
+    EXPECT_EQ(encode(largest).size(), 246'179U);
     EXPECT_TRUE(decode(encode(largest)));
 }
 
@@ -101,11 +101,14 @@ TEST(Codec, EveryPrefixWithAnHonestHashIsRefused) {
     for (std::size_t size = kRecordBytesMin; size < blob.size(); ++size) {
         Blob cut{blob.begin(), blob.begin() + static_cast<std::ptrdiff_t>(size)};
         wire::seal(cut);
-        // Cut exactly between the last two vCPUs it is a whole record of one vCPU.
-        if (size == blob.size() - wire::kVcpuFieldBytes) {
-            const auto one = decode(cut);
-            ASSERT_TRUE(one);
-            EXPECT_EQ(one->vcpus.size(), 1U);
+        // Cut exactly behind a vCPU it is a whole record of those that are left, at an unknown
+        // rate.
+        const std::size_t behind_both = blob.size() - 8;
+        if (size == behind_both || size == behind_both - wire::kVcpuFieldBytes) {
+            const auto rest = decode(cut);
+            ASSERT_TRUE(rest);
+            EXPECT_EQ(rest->vcpus.size(), size == behind_both ? 2U : 1U);
+            EXPECT_EQ(rest->anchor.rate_bound_ppb, kRateBoundUnknownPpb);
             continue;
         }
         EXPECT_EQ(error_of(cut).code, ErrorCode::kMalformed) << size;
@@ -140,7 +143,9 @@ TEST(Codec, EveryFlippedBitWithAnHonestHashIsAnErrorOrAnotherRecord) {
             continue;
         }
         EXPECT_FALSE(*result == record) << bit;
-        EXPECT_EQ(encode(*result), flipped) << bit;
+        // The type of the rate bound became one that nobody knows, and that is not written again.
+        const bool dropped = bit / 8 == 300 || bit / 8 == 301;
+        EXPECT_EQ(encode(*result) == flipped, !dropped) << bit;
     }
     EXPECT_GT(refused, 400U);
 }
@@ -170,7 +175,7 @@ TEST_P(Tampered, IsATypedErrorThatNamesThePlace) {
 }
 
 // Offsets in the sample: architecture 16, boot id 24, kernel 44, anchor 80, sequence 124,
-// kvmclock 136, vCPU 0 180, vCPU 1 240, hash 300.
+// kvmclock 136, vCPU 0 180, vCPU 1 240, rate bound 300, hash 308.
 const Tampering kTamperings[] = {
     {"WrongMagic", [](Blob& b) { b[3] = std::byte{'X'}; }, ErrorCode::kMalformed,
      "record, byte 0 (magic)", "CONTINUO"},
@@ -180,8 +185,8 @@ const Tampering kTamperings[] = {
      "record, byte 8 (version)", "version 2"},
     {"ReservedNotZero", [](Blob& b) { poke<std::uint16_t>(b, 10, 1); }, ErrorCode::kMalformed,
      "record, byte 10 (reserved)", "not zero"},
-    {"UnknownMandatory", [](Blob& b) { insert(b, end_of_fields(b), field(0x8009, 3)); },
-     ErrorCode::kVersion, "record, byte 300 (field type 9)", "mandatory field"},
+    {"UnknownMandatory", [](Blob& b) { insert(b, end_of_fields(b), field(0x800a, 3)); },
+     ErrorCode::kVersion, "record, byte 308 (field type 10)", "mandatory field"},
     {"Duplicate",
      [](Blob& b) {
          insert(b, 124, Blob{b.begin() + 124, b.begin() + 136});
@@ -193,7 +198,7 @@ const Tampering kTamperings[] = {
          erase(b, 124, 12);
          insert(b, end_of_fields(b), sequence);
      },
-     ErrorCode::kMalformed, "record, byte 288 (field type 5)", "out of order"},
+     ErrorCode::kMalformed, "record, byte 296 (field type 5)", "out of order"},
     {"MandatoryBitOnAnOptional", [](Blob& b) { poke<std::uint16_t>(b, 24, 0x8002); },
      ErrorCode::kMalformed, "record, byte 24 (boot_id)", "mandatory bit"},
     {"MandatoryBitOff", [](Blob& b) { poke<std::uint16_t>(b, 136, 6); }, ErrorCode::kMalformed,
@@ -210,21 +215,21 @@ const Tampering kTamperings[] = {
          erase(b, 48, 32);
      },
      ErrorCode::kMalformed, "record, byte 46 (kernel)", "must be 1 to 255"},
-    {"LengthOverTheEnd", [](Blob& b) { poke<std::uint16_t>(b, 242, 57); }, ErrorCode::kMalformed,
-     "record, byte 242 (field type 7)", "runs over the end"},
+    {"LengthOverTheEnd", [](Blob& b) { poke<std::uint16_t>(b, 302, 5); }, ErrorCode::kMalformed,
+     "record, byte 302 (field type 9)", "runs over the end"},
     {"RestOfThreeBytes",
      [](Blob& b) {
          insert(b, end_of_fields(b), {std::byte{8}, std::byte{0}, std::byte{0}});
      },
-     ErrorCode::kMalformed, "record, byte 300 (field header)", "3 bytes"},
+     ErrorCode::kMalformed, "record, byte 308 (field header)", "3 bytes"},
     {"NoArchitecture", [](Blob& b) { erase(b, 16, 8); }, ErrorCode::kMalformed,
-     "record, byte 292 (architecture)", "missing"},
+     "record, byte 300 (architecture)", "missing"},
     {"NoAnchor", [](Blob& b) { erase(b, 80, 44); }, ErrorCode::kMalformed,
-     "record, byte 256 (anchor)", "missing"},
+     "record, byte 264 (anchor)", "missing"},
     {"NoSequence", [](Blob& b) { erase(b, 124, 12); }, ErrorCode::kMalformed,
-     "record, byte 288 (notice_sequence)", "missing"},
+     "record, byte 296 (notice_sequence)", "missing"},
     {"NoVcpu", [](Blob& b) { erase(b, 180, 120); }, ErrorCode::kMalformed,
-     "record, byte 180 (vcpu)", "missing"},
+     "record, byte 188 (vcpu)", "missing"},
     {"Architecture3", [](Blob& b) { poke<std::uint32_t>(b, 20, 3); }, ErrorCode::kMalformed,
      "record, byte 20 (architecture)", "architecture 3"},
     {"BootIdZero", [](Blob& b) { std::fill_n(b.begin() + 28, 16, std::byte{0}); },
@@ -265,6 +270,10 @@ const Tampering kTamperings[] = {
      "record, byte 284 (vcpu)", "frequency of 0"},
     {"VcpuFrequencyTiny", [](Blob& b) { poke<std::uint64_t>(b, 284, 999); }, ErrorCode::kMalformed,
      "record, byte 284 (/vcpus/1/frequency_hz)", "999 Hz"},
+    {"RateBoundOverTheLimit", [](Blob& b) { poke<std::uint32_t>(b, 304, 500'000'001); },
+     ErrorCode::kMalformed, "record, byte 304 (/anchor/rate_bound_ppb)", "over the limit"},
+    {"RateBoundThatIsUnknown", [](Blob& b) { poke<std::uint32_t>(b, 304, 500'000); },
+     ErrorCode::kMalformed, "record, byte 304 (rate_bound)", "is left out"},
     {"KvmclockOnArm64",
      [](Blob& b) {
          poke<std::uint32_t>(b, 20, 2);
@@ -305,13 +314,15 @@ TEST(Codec, TheOffsetsOfTheseTestsAreThoseOfTheSample) {
     EXPECT_EQ(offset_of(blob, wire::Field::kKvmclock), 136U);
     EXPECT_EQ(offset_of(blob, wire::Field::kVcpu, 0), 180U);
     EXPECT_EQ(offset_of(blob, wire::Field::kVcpu, 1), 240U);
-    EXPECT_EQ(end_of_fields(blob), 300U);
+    EXPECT_EQ(offset_of(blob, wire::Field::kRateBound), 300U);
+    EXPECT_EQ(end_of_fields(blob), 308U);
 }
 
 TEST(Codec, UnknownOptionalFieldsAreSkippedWhereverTheyStand) {
     Blob blob = encode(sample::two_vcpus());
-    insert(blob, end_of_fields(blob), field(8, 0));
-    insert(blob, end_of_fields(blob), field(8, 1));
+    insert(blob, 300, field(8, 5));
+    insert(blob, end_of_fields(blob), field(10, 0));
+    insert(blob, end_of_fields(blob), field(10, 1));
     insert(blob, end_of_fields(blob), field(0x7fff, 65'535));
     wire::seal(blob);
     const auto decoded = decode(blob);
@@ -339,9 +350,11 @@ TEST(Codec, TrailingBytesAndOversizeAreRefused) {
 
 TEST(Codec, OneVcpuOverTheLimitIsRefused) {
     Blob blob = encode(sample::many_vcpus(kVcpusMax));
-    Blob extra{blob.end() - 68, blob.end() - 8};
+    const std::size_t behind_vcpus = offset_of(blob, wire::Field::kRateBound);
+    const auto end = blob.begin() + static_cast<std::ptrdiff_t>(behind_vcpus);
+    Blob extra{end - 60, end};
     poke<std::uint32_t>(extra, 4, kVcpusMax);
-    insert(blob, end_of_fields(blob), extra);
+    insert(blob, behind_vcpus, extra);
     wire::seal(blob);
     const Error error = error_of(blob);
     EXPECT_EQ(error.code, ErrorCode::kTooLarge);
@@ -358,7 +371,7 @@ TEST(Codec, RoomIsMadeForNoMoreVcpusThanTheBytesCanHold) {
 TEST(Codec, AFullBlobOfUnknownFieldsIsReadInOneGo) {
     Blob blob = encode(sample::two_vcpus());
     while (blob.size() + 4 <= kRecordBytesMax)
-        insert(blob, end_of_fields(blob), field(8, 0));
+        insert(blob, end_of_fields(blob), field(10, 0));
     wire::seal(blob);
     const auto decoded = decode(blob);
     ASSERT_TRUE(decoded);

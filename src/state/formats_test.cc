@@ -129,6 +129,7 @@ Certificate example_certificate(const Plan& planned) {
     certificate.elapsed_by = planned.elapsed_by;
     certificate.gap = planned.gap;
     certificate.gap_bound_ns = planned.gap_bound_ns;
+    certificate.measures = planned.measures;
     certificate.rate = planned.rate;
     certificate.tsc_rate_error = planned.tsc_rate_error;
     certificate.resume_at = planned.resume_at.raw();

@@ -1,25 +1,25 @@
 // How long the guest was away. Internal to state/.
 #pragma once
 
-#include <optional>
+#include <string>
+#include <vector>
 
 #include "continuo/state/plan.h"
 
 namespace continuo::state {
 
-/// Elapsed real time from the record's anchor, and what is known of it.
+/// Elapsed time from the record's anchor to the resume instant, and what is known of it.
 struct Gap {
     ElapsedBy by{};
-    std::int64_t ticks_at_resume = 0;  ///< host ticks; only where by == kHostCounter
-    Nanos<Tai> at_anchor;              ///< to the destination's anchor; unclamped
-    Nanos<Tai> at_resume;              ///< to the resume instant; clamped
-    std::uint64_t source_bound_ns = 0;
-    std::uint64_t destination_bound_ns = 0;
-    std::uint64_t conversion_bound_ns = 0;  ///< of ticks to ns by a frequency in whole kHz
-    std::uint64_t clamp_ns = 0;  ///< how far at_resume was moved because the caller said so
+    Nanos<Tai> length;           ///< clamped
+    std::uint64_t bound_ns = 0;  ///< the true gap is within this of it
     bool clamped = false;
-
-    std::uint64_t bound_ns() const;
+    /// The gap was turned from ns into ticks of the source: everywhere but on one boot.
+    bool converted = false;
+    /// What a clock that counts on at the source's stated rate over `length` is off by from the one
+    /// that the source's counter would have shown; ns.
+    Bound clocks;
+    GapMeasures measures;
 };
 
 /// A gap that cannot be believed.
@@ -30,8 +30,8 @@ struct GapError {
     std::string advice;
 };
 
-/// Measures by the host's counter where source and destination are one boot, else by TAI. Notes say
-/// what was assumed.
+/// Measures by the host's counter where source and destination are one boot; else by the exchange
+/// or by TAI, whichever knows better. Notes say what was assumed.
 tl::expected<Gap, GapError> measure_gap(const Record& record, const Destination& destination,
                                         const PlanOptions& options, Count<HostCounter> resume_at,
                                         std::vector<std::string>& notes);

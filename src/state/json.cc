@@ -92,6 +92,7 @@ Json anchor_json(const Anchor<D>& anchor) {
     json["tai_bound_ns"] = anchor.tai_bound_ns;
     json["tai_offset_sec"] = anchor.tai_offset_sec;
     json["synchronised"] = anchor.synchronised;
+    json["rate_bound_ppb"] = anchor.rate_bound_ppb;
     return json;
 }
 
@@ -162,12 +163,47 @@ void put_rate_error(Json& json, RateError error) {
     json["rate_error_2e-64"] = decimal(error.two_pow_minus_64);
 }
 
-Json gap_json(Nanos<Tai> gap, std::uint64_t bound_ns, bool clamped) {
+Json measure_json(const std::optional<GapMeasure>& measure) {
+    if (!measure) return nullptr;
     Json json;
-    json["ns"] = gap.raw();
-    json["bound_ns"] = bound_ns;
-    json["clamped"] = clamped;
+    json["ns"] = measure->gap.raw();
+    json["bound_ns"] = measure->bound_ns;
     return json;
+}
+
+Json measure_json(const std::optional<ExchangeMeasure>& measure) {
+    if (!measure) return nullptr;
+    Json json = measure_json(std::optional<GapMeasure>{*measure});
+    json["rounds"] = measure->rounds;
+    json["bracket_ns"] = measure->bracket_ns;
+    json["drift_ns"] = measure->drift_ns;
+    return json;
+}
+
+/// Of a plan or a certificate.
+template <class T>
+Json gap_json(const T& from) {
+    Json json;
+    json["ns"] = from.gap.raw();
+    json["bound_ns"] = from.gap_bound_ns;
+    json["clamped"] = from.gap_clamped;
+    json["by_tai"] = measure_json(from.measures.by_tai);
+    json["by_exchange"] = measure_json(from.measures.by_exchange);
+    json["clock_offset"] = measure_json(from.measures.clock_offset);
+    return json;
+}
+
+Json exchange_json(const Exchange& exchange) {
+    Json rounds = Json::array();
+    for (const ExchangeRound& round : exchange) {
+        Json json;
+        json["asked"] = round.asked.raw();
+        json["received"] = round.received.raw();
+        json["answered"] = round.answered.raw();
+        json["heard"] = round.heard.raw();
+        rounds.push_back(std::move(json));
+    }
+    return rounds;
 }
 
 Json notice_json(const std::optional<Notice>& notice) {
@@ -284,7 +320,7 @@ Json accepted_json(const Plan& plan) {
     json["policy_meaning"] = meaning(plan.policy);
     json["elapsed_by"] = name(plan.elapsed_by);
     json["resume_at"] = plan.resume_at.raw();
-    json["gap"] = gap_json(plan.gap, plan.gap_bound_ns, plan.gap_clamped);
+    json["gap"] = gap_json(plan);
     json["guest_hz"] = plan.guest_frequency.hz();
     json["rate"] = name(plan.rate);
     json["clocks"] = clock_rows(plan);
@@ -380,6 +416,8 @@ Anchor<D> read_anchor(ObjectReader& in) {
     anchor.tai_offset_sec = static_cast<std::int32_t>(
         object.i64_in("tai_offset_sec", kMin32, kMax32, kTaiOffsetDefault));
     anchor.synchronised = object.boolean("synchronised", true);
+    anchor.rate_bound_ppb = static_cast<std::uint32_t>(
+        object.u64_in("rate_bound_ppb", 0, kRateBoundPpbMax, kRateBoundUnknownPpb));
     object.finish();
     anchor.frequency = read_hz(in, "host_hz");
     return anchor;
@@ -482,6 +520,32 @@ Quirks read_quirks(ObjectReader& in) {
     return quirks;
 }
 
+ExchangeRound read_round(ObjectReader in) {
+    ExchangeRound round;
+    round.asked = Count<HostCounter>::from_raw(in.u64("asked"));
+    round.received = Count<SourceCounter>::from_raw(in.u64("received"));
+    round.answered = Count<SourceCounter>::from_raw(in.u64("answered"));
+    round.heard = Count<HostCounter>::from_raw(in.u64("heard"));
+    in.finish();
+    return round;
+}
+
+Exchange read_exchange(ObjectReader& in, std::optional<Error>& problem) {
+    const auto& array = in.array("exchange", false);
+    Exchange exchange;
+    if (array.size() > kExchangeRoundsMax) {
+        in.complain("exchange",
+                    std::to_string(array.size()) + " rounds, over the limit of " +
+                        std::to_string(kExchangeRoundsMax),
+                    {}, ErrorCode::kTooLarge);
+        return exchange;
+    }
+    for (std::size_t i = 0; i < array.size() && !problem; ++i)
+        exchange.push_back(
+            read_round({array[i], in.pointer_to("exchange") + "/" + std::to_string(i), problem}));
+    return exchange;
+}
+
 Destination read_destination(const nlohmann::json& tree, std::optional<Error>& problem) {
     ObjectReader in{tree, "", problem};
     Destination destination;
@@ -496,6 +560,7 @@ Destination read_destination(const nlohmann::json& tree, std::optional<Error>& p
     destination.masterclock = in.boolean("masterclock", true);
     destination.quirks = read_quirks(in);
     destination.by_value_bound_ns = in.u64("by_value_bound_ns", destination.by_value_bound_ns);
+    destination.exchange = read_exchange(in, problem);
     in.finish();
     return destination;
 }
@@ -532,6 +597,7 @@ Json destination_to_json(const Destination& destination) {
     for (const Quirk quirk : kAllQuirks)
         if (has(destination.quirks, quirk)) json["quirks"].push_back(name(quirk));
     json["by_value_bound_ns"] = destination.by_value_bound_ns;
+    json["exchange"] = exchange_json(destination.exchange);
     return json;
 }
 
@@ -546,7 +612,7 @@ Json certificate_to_json(const Certificate& certificate) {
     json["policy"] = name(certificate.policy);
     json["elapsed_by"] = name(certificate.elapsed_by);
     json["resume_at"] = certificate.resume_at;
-    json["gap"] = gap_json(certificate.gap, certificate.gap_bound_ns, certificate.gap_clamped);
+    json["gap"] = gap_json(certificate);
     json["rate"] = name(certificate.rate);
     put_rate_error(json, certificate.tsc_rate_error);
     json["clocks"] = Json::array();
@@ -601,6 +667,7 @@ Result<Destination> destination_from_json(std::string_view text) {
     if (!problem && !is_printable_utf8(destination.identity.kernel))
         problem = Error{ErrorCode::kMalformed, "/kernel", "not printable UTF-8", {}, 0};
     if (problem) return tl::unexpected(*std::move(problem));
+    if (auto good = check(destination.exchange); !good) return tl::unexpected(good.error());
     return destination;
 }
 

@@ -67,8 +67,10 @@ constexpr std::array kBoundSources{
     Named{BoundSource::kCaptureRead, "capture_read", "reading the clock on the source"},
     Named{BoundSource::kSourceTai, "source_tai", "how well the source knew TAI"},
     Named{BoundSource::kDestinationTai, "destination_tai", "how well the destination knows TAI"},
-    Named{BoundSource::kSourceFrequency, "frequency",
-          "the frequency is stated in whole kHz, and the gap was converted with it"},
+    Named{BoundSource::kExchange, "exchange",
+          "how long the questions and answers between the hosts were under way"},
+    Named{BoundSource::kFrequency, "frequency",
+          "how far the hosts' counters may be off the frequencies that the gap was counted with"},
     Named{BoundSource::kRounding, "rounding", "whole ticks and whole nanoseconds"},
     Named{BoundSource::kByValueWrite, "by_value_write",
           "a counter written by value takes effect at an unknown moment of the write"},
@@ -163,12 +165,22 @@ std::string_view name(RefusalReason reason) {
             return "kvmclock_uncontrolled";
         case RefusalReason::kUnsynchronised:
             return "unsynchronised";
+        case RefusalReason::kExchange:
+            return "exchange";
     }
     return "unknown";
 }
 
 std::string_view name(ElapsedBy elapsed_by) {
-    return elapsed_by == ElapsedBy::kHostCounter ? "host_counter" : "tai";
+    switch (elapsed_by) {
+        case ElapsedBy::kHostCounter:
+            return "host_counter";
+        case ElapsedBy::kTai:
+            return "tai";
+        case ElapsedBy::kExchange:
+            return "exchange";
+    }
+    return "unknown";
 }
 
 std::string_view name(RateChoice choice) {

@@ -167,9 +167,10 @@ class Planner {
         }
         gap_ = *gap;
         plan_.elapsed_by = gap_.by;
-        plan_.gap = gap_.at_resume;
-        plan_.gap_bound_ns = gap_.bound_ns();
+        plan_.gap = gap_.length;
+        plan_.gap_bound_ns = gap_.bound_ns;
         plan_.gap_clamped = gap_.clamped;
+        plan_.measures = gap_.measures;
     }
 
     // -- rates --
@@ -268,62 +269,56 @@ class Planner {
 
     TscMap prescribed_map(const VcpuClock& clock, const Rate& rate) const {
         if (freezes(plan_.policy)) return rate.map.through(plan_.resume_at, clock.counter);
-        if (gap_.clamped)
-            return rate.map.through(
-                plan_.resume_at, clock.counter + floor_ticks(gap_.at_resume, source_rate(clock)));
         // On one boot the source's line simply goes on: no gap is measured, nothing is rounded.
-        if (gap_.by == ElapsedBy::kHostCounter)
+        if (!gap_.converted)
             return rate.map.through(time::same_boot_counter(record_.anchor.counter), clock.counter);
-        return rate.map.through(destination_.anchor.counter,
-                                clock.counter + floor_ticks(gap_.at_anchor, source_rate(clock)));
+        return rate.map.through(plan_.resume_at,
+                                clock.counter + floor_ticks(gap_.length, source_rate(clock)));
+    }
+
+    /// Beyond its tolerance KVM scales the guest's counter, or ran it on catch-up.
+    bool scaled_on_source(const VcpuClock& clock) const {
+        const std::uint64_t guest = clock.frequency.floor_khz();
+        const std::uint64_t host = record_.anchor.frequency.floor_khz();
+        return record_.architecture == Architecture::kX86_64 && guest != host &&
+               !time::within_tsc_tolerance(static_cast<std::uint32_t>(guest),
+                                           static_cast<std::uint32_t>(host));
     }
 
     /// The rate, to the kHz, at which the guest's counter ran on the source: within its tolerance
     /// KVM does not scale, and the guest, its kvmclock and its NTP had the source's own rate.
     Hz source_rate(const VcpuClock& clock) const {
-        const Hz host = record_.anchor.frequency;
-        const bool unscaled =
-            record_.architecture == Architecture::kX86_64 &&
-            time::within_tsc_tolerance(static_cast<std::uint32_t>(clock.frequency.floor_khz()),
-                                       static_cast<std::uint32_t>(host.floor_khz()));
-        const bool other = clock.frequency.floor_khz() != host.floor_khz();
-        return unscaled && other ? host : clock.frequency;
+        return scaled_on_source(clock) ? clock.frequency : record_.anchor.frequency;
     }
 
     Bound tsc_bound(const VcpuClock& clock, const Rate& rate) const {
         const Hz hz = clock.frequency;
         Bound bound;
         bound.add(BoundSource::kCaptureRead, clock.counter_bound_ticks);
-        if (!freezes(plan_.policy)) {
-            bound.add(BoundSource::kSourceTai, ceil_ticks(gap_.source_bound_ns, hz));
-            bound.add(BoundSource::kDestinationTai, ceil_ticks(gap_.destination_bound_ns, hz));
-            bound.add(BoundSource::kClamp, ceil_ticks(gap_.clamp_ns, hz));
-            bound.add(BoundSource::kSourceFrequency, frequency_bound(clock));
-            bound.add(BoundSource::kRounding, rounding_ticks(rate));
-        }
+        if (!freezes(plan_.policy)) add_gap_terms(bound, clock, rate);
         if (by_value())
             bound.add(BoundSource::kByValueWrite, ceil_ticks(destination_.by_value_bound_ns, hz));
         return bound;
     }
 
-    /// Whether the gap was turned from ns into ticks; on one boot the line simply goes on.
-    bool converted() const { return gap_.by == ElapsedBy::kTai || gap_.clamped; }
-
-    /// Ticks that a converted gap may be short of because the source's frequency is stated in whole
-    /// kHz, truncated. A multiplier above 1 multiplies that too; what the truncation of the
-    /// multiplier takes away is less than 1 kHz on any host that 32 bits of kHz can state.
-    std::uint64_t frequency_bound(const VcpuClock& clock) const {
-        if (!converted()) return 0;
-        const std::uint64_t host = record_.anchor.frequency.hz();
-        const u128 step = (static_cast<u128>(1000) * clock.frequency.hz() + host - 1) / host;
-        return ceil_ticks(gap_.at_resume.magnitude(),
-                          *Hz::from_hz(std::max<std::uint64_t>(1000, sat_u64(step))));
+    /// What an advancing counter is off by because the gap is; ticks.
+    void add_gap_terms(Bound& bound, const VcpuClock& clock, const Rate& rate) const {
+        for (const BoundTerm& term : gap_.clocks)
+            bound.add(term.source, ceil_ticks(term.size, source_rate(clock)));
+        bound.add(BoundSource::kFrequency, multiplier_bound(clock));
+        // One tick for the floor of a converted gap; one for the phase of a multiplier that is not
+        // recorded.
+        bound.add(BoundSource::kRounding,
+                  (gap_.converted ? 1U : 0U) + (rate.map.scales() ? 1U : 0U));
     }
 
-    /// One tick for the floor of a converted gap; one for the phase of a multiplier that is not
-    /// recorded.
-    std::uint64_t rounding_ticks(const Rate& rate) const {
-        return (converted() ? 1U : 0U) + (rate.map.scales() ? 1U : 0U);
+    /// Ticks that a converted gap may be short of because the source's multiplier is truncated: 32
+    /// fractional bits at least, so less than 2^-32 of the host's ticks.
+    std::uint64_t multiplier_bound(const VcpuClock& clock) const {
+        if (!gap_.converted || !scaled_on_source(clock)) return 0;
+        const u128 longest = static_cast<u128>(gap_.length.magnitude()) + gap_.bound_ns;
+        const Hz lost = *Hz::from_hz((record_.anchor.frequency.hz() >> 32) + 1);
+        return ceil_ticks(sat_u64(longest), lost);
     }
 
     bool offset_works() const {
@@ -406,22 +401,25 @@ class Planner {
                           time::rate_error(first_rate_.map.slope(), stated));
     }
 
+    /// ns of the guest's own line for so many of its ticks, rounded up.
+    static std::uint64_t ceil_line_ns(std::uint64_t ticks, const KvmclockState& recorded, Hz hz) {
+        const auto slope = recorded.line.scale().ratio();
+        if (!slope) return ceil_nanos(ticks, hz);  // a scale below 2^-31 ns a tick
+        return sat_u64((static_cast<u128>(ticks) * slope->num() + slope->den() - 1) / slope->den());
+    }
+
     /// kvmclock rides on vCPU 0's counter: whatever that is off by, kvmclock is off by.
     Bound kvmclock_bound(const KvmclockState& recorded) const {
         const VcpuClock& clock = record_.vcpus.front();
-        const Hz hz = clock.frequency;
+        Bound counter;
+        counter.add(BoundSource::kCaptureRead, clock.counter_bound_ticks);
+        if (!freezes(plan_.policy)) add_gap_terms(counter, clock, first_rate_);
         Bound bound;
         bound.add(BoundSource::kCaptureRead, recorded.bound_ns);
-        bound.add(BoundSource::kCaptureRead, ceil_nanos(clock.counter_bound_ticks, hz));
-        if (!freezes(plan_.policy)) {
-            bound.add(BoundSource::kSourceTai, gap_.source_bound_ns);
-            bound.add(BoundSource::kDestinationTai, gap_.destination_bound_ns);
-            bound.add(BoundSource::kClamp, gap_.clamp_ns);
-            bound.add(BoundSource::kSourceFrequency, ceil_nanos(frequency_bound(clock), hz));
-            // The ticks', and one ns for the floor of the line.
-            if (const std::uint64_t ticks = rounding_ticks(first_rate_); ticks != 0)
-                bound.add(BoundSource::kRounding, ceil_nanos(ticks, hz) + 1);
-        }
+        for (const BoundTerm& term : counter)
+            bound.add(term.source, ceil_line_ns(term.size, recorded, clock.frequency));
+        // One ns for the floor of the line.
+        if (counter.of(BoundSource::kRounding) != 0) bound.add(BoundSource::kRounding, 1);
         if (by_value()) bound.add(BoundSource::kByValueWrite, destination_.by_value_bound_ns);
         bound.add(BoundSource::kTrim,
                   gives_clock_triple() ? kTrimTargetNs
@@ -531,6 +529,12 @@ void Bound::add(BoundSource source, std::uint64_t size) {
     }
     CONTINUO_CHECK(count_ < kTermsMax);
     terms_[count_++] = {source, size};
+}
+
+std::uint64_t Bound::of(BoundSource source) const {
+    const auto* found =
+        std::find_if(begin(), end(), [&](const BoundTerm& term) { return term.source == source; });
+    return found == end() ? 0 : found->size;
 }
 
 std::uint64_t Bound::total() const {

@@ -28,6 +28,10 @@ std::optional<Flaw> host_flaw(const Record& record) {
         return flaw(Part::kKernel, "a kernel string that is not printable UTF-8");
     if (auto what = frequency_flaw(record.anchor.frequency))
         return flaw(Part::kHostFrequency, *std::move(what));
+    if (record.anchor.rate_bound_ppb > kRateBoundPpbMax)
+        return flaw(Part::kHostRateBound,
+                    "a rate known to " + std::to_string(record.anchor.rate_bound_ppb) +
+                        " ppb, over the limit of " + std::to_string(kRateBoundPpbMax));
     return std::nullopt;
 }
 
@@ -149,6 +153,8 @@ std::string json_pointer(const Flaw& found) {
             return "/kernel";
         case Part::kHostFrequency:
             return "/host_hz";
+        case Part::kHostRateBound:
+            return "/anchor/rate_bound_ppb";
         case Part::kVcpus:
             return "/vcpus";
         case Part::kKvmclock:

@@ -16,6 +16,7 @@ namespace continuo::state {
 enum class Part : std::uint8_t {
     kKernel,
     kHostFrequency,
+    kHostRateBound,
     kVcpus,
     kVcpuFrequency,
     kVcpuTscAdjust,

@@ -17,6 +17,7 @@ inline Record two_vcpus() {
     record.anchor.tai_offset_sec = 37;
     record.anchor.synchronised = true;
     record.anchor.frequency = *Hz::from_hz(2'500'000'000);
+    record.anchor.rate_bound_ppb = 27'000;
     const auto offset = static_cast<std::uint64_t>(-7'000'000'000'000);
     for (std::uint64_t i = 0; i < 2; ++i) {
         VcpuClock vcpu;

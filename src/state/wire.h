@@ -32,7 +32,10 @@ enum class Field : std::uint16_t {
     kNoticeSequence = kMandatory | 5,
     kKvmclock = kMandatory | 6,
     kVcpu = kMandatory | 7,  ///< once for each vCPU
+    // 8 is no field: golden blobs have it as one that no reader knows.
+    kRateBound = 9,
 };
+inline constexpr std::size_t kFieldNumberMax = 9;
 
 inline constexpr std::uint16_t number(Field field) {
     return static_cast<std::uint16_t>(static_cast<std::uint16_t>(field) & ~kMandatory);
@@ -55,6 +58,7 @@ inline constexpr std::array kFieldRules{
     FieldRule{Field::kNoticeSequence, 8, 8, false, true, "notice_sequence"},
     FieldRule{Field::kKvmclock, 40, 40, false, false, "kvmclock"},
     FieldRule{Field::kVcpu, 56, 56, true, true, "vcpu"},
+    FieldRule{Field::kRateBound, 4, 4, false, false, "rate_bound"},
 };
 inline constexpr std::size_t kVcpuFieldBytes = kFieldHeaderBytes + 56;
 

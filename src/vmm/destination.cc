@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "continuo/kvm/counter.h"
 #include "continuo/vmm/migration.h"
 #include "protocol.h"
 
@@ -19,6 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kShort{2'000};
 constexpr std::chrono::milliseconds kProbeAgain{100};
+/// Rounds of the exchange while the VM stands still; the narrowest of a few is narrow enough.
+constexpr std::uint32_t kRoundsStopped = 8;
 
 class Destination {
   public:
@@ -71,6 +74,7 @@ class Destination {
     /// after STOPPED.
     Status receive_all() {
         bool stopped = false;
+        bool converged = false;
         for (;;) {
             auto frame = stream_.receive(io_deadline());
             if (!frame) return tl::unexpected(std::move(frame.error()));
@@ -83,6 +87,11 @@ class Destination {
                 case FrameType::kRoundEnd:
                     if (stopped) return unexpected_frame(frame->type, "the last pages");
                     if (auto done = end_round(frame->payload); !done) return done;
+                    break;
+                case FrameType::kConverged:
+                    if (stopped || converged) return unexpected_frame(frame->type, "another");
+                    converged = true;
+                    if (auto done = exchange_before_stop(); !done) return done;
                     break;
                 case FrameType::kStopped:
                     if (stopped) return unexpected_frame(frame->type, "the last pages");
@@ -108,6 +117,39 @@ class Destination {
                     return unexpected_frame(frame->type, "pages or state");
             }
         }
+    }
+
+    Status exchange_before_stop() {
+        step(Step::kDestinationExchange);
+        auto asked = ask(options_.exchange_rounds, after(options_.exchange_time));
+        if (!asked) return asked;
+        return stream_.send(FrameType::kProceed, {}, io_deadline());
+    }
+
+    /// Asks for the source's counter; one round at least.
+    Status ask(std::uint32_t rounds, Deadline until) {
+        for (std::uint32_t i = 0; i < rounds && exchange_.size() < kProbesMax; ++i) {
+            if (i != 0 && Clock::now() > until) break;
+            if (auto done = ask_once(); !done) return done;
+        }
+        if (rounds != 0) vm_.take_exchange(exchange_);
+        return {};
+    }
+
+    Status ask_once() {
+        const auto asked = kvm::host_counter();
+        if (auto sent = stream_.send(FrameType::kProbe, {}, io_deadline()); !sent) return sent;
+        auto frame = stream_.receive(io_deadline());
+        if (!frame) return tl::unexpected(std::move(frame.error()));
+        refused_ = true;  // a source that says anything but an answer lives, and has its VM
+        if (frame->type == FrameType::kFail) return tl::unexpected(decode_failure(frame->payload));
+        if (frame->type != FrameType::kEcho)
+            return unexpected_frame(frame->type, name(FrameType::kEcho));
+        const auto echo = decode_echo(frame->payload);
+        if (!echo) return tl::unexpected(echo.error());
+        refused_ = false;
+        exchange_.push_back({asked, echo->received, echo->answered, frame->arrived});
+        return {};
     }
 
     std::uint64_t pages_so_far() const { return stats_.pages_sent + stats_.zero_pages; }
@@ -136,7 +178,15 @@ class Destination {
         return vm_.load(*state_, *clocks_);
     }
 
+    /// Where the source answered before, and the VM says that it is worth it.
+    Status exchange_again() {
+        if (exchange_.empty() || !vm_.more_rounds_help()) return {};
+        step(Step::kDestinationExchangeAgain);
+        return ask(kRoundsStopped, after(options_.exchange_time));
+    }
+
     Status await_commit() {
+        if (auto asked = exchange_again(); !asked) return asked;
         set_status(DestinationStatus::kReady);
         step(Step::kDestinationReady);
         // A READY that cannot be sent is found out by the wait that follows.
@@ -205,6 +255,7 @@ class Destination {
     std::optional<Address> source_life_;
     std::optional<Bytes> state_;
     std::optional<Bytes> clocks_;
+    state::Exchange exchange_;
     MigrationStats stats_;
     std::uint64_t pages_at_round_start_ = 0;
     bool named_ = false;

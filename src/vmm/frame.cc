@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 // The state of a running hash on the stack.
 #define XXH_STATIC_LINKING_ONLY
@@ -10,6 +11,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <string>
+
+#include "continuo/kvm/counter.h"
 
 namespace continuo::vmm {
 
@@ -78,18 +81,28 @@ std::string_view name(FrameType type) {
     constexpr std::string_view kNames[] = {"?",         "HELLO",   "WELCOME",      "PAGES",
                                            "ROUND_END", "STOPPED", "STATE",        "CLOCKS",
                                            "COMPLETE",  "READY",   "COMMIT",       "RUNNING",
-                                           "DONE",      "FAIL",    "STATUS_QUERY", "STATUS"};
+                                           "DONE",      "FAIL",    "STATUS_QUERY", "STATUS",
+                                           "CONVERGED", "PROBE",   "ECHO",         "PROCEED"};
     const auto index = static_cast<std::size_t>(type);
     return index < std::size(kNames) ? kNames[index] : kNames[0];
 }
 
-Status FrameStream::write_all(std::span<const std::byte> bytes, Deadline deadline) {
-    while (!bytes.empty()) {
-        const ssize_t done =
-            ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+Status FrameStream::write_all(std::span<const std::byte> header, std::span<const std::byte> payload,
+                              Deadline deadline) {
+    // One call for both: a small frame is one segment on the wire, and comes to one wake-up there.
+    while (!header.empty() || !payload.empty()) {
+        iovec parts[] = {{const_cast<std::byte*>(header.data()), header.size()},
+                         {const_cast<std::byte*>(payload.data()), payload.size()}};
+        msghdr message{};
+        message.msg_iov = parts;
+        message.msg_iovlen = std::size(parts);
+        const ssize_t done = ::sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (done >= 0) {
-            bytes = bytes.subspan(static_cast<std::size_t>(done));
-            bytes_sent_ += static_cast<std::uint64_t>(done);
+            const auto count = static_cast<std::size_t>(done);
+            const std::size_t of_header = std::min(count, header.size());
+            header = header.subspan(of_header);
+            payload = payload.subspan(count - of_header);
+            bytes_sent_ += count;
             continue;
         }
         if (errno == EINTR) continue;
@@ -110,8 +123,7 @@ Status FrameStream::send(FrameType type, std::span<const std::byte> payload, Dea
                        0};
     header.hash = hash_of(header, payload);
     ++sent_;
-    if (auto done = write_all(std::as_bytes(std::span{&header, 1}), deadline); !done) return done;
-    return write_all(payload, deadline);
+    return write_all(std::as_bytes(std::span{&header, 1}), payload, deadline);
 }
 
 Status FrameStream::read_some(Bytes& into, std::size_t count, Deadline deadline, bool at_edge) {
@@ -122,6 +134,7 @@ Status FrameStream::read_some(Bytes& into, std::size_t count, Deadline deadline,
         const ssize_t got =
             ::recv(fd_.get(), into.data() + filled, into.size() - filled, MSG_DONTWAIT);
         if (got > 0) {
+            if (at_edge) arrived_ = kvm::host_counter();
             filled += static_cast<std::size_t>(got);
             at_edge = false;
             continue;
@@ -145,6 +158,7 @@ Result<Frame> FrameStream::receive(Deadline deadline) {
         return tl::unexpected(std::move(good.error()));
     Frame frame;
     frame.type = static_cast<FrameType>(header.type);
+    frame.arrived = arrived_;
     if (auto done = read_some(frame.payload, header.length, deadline, false); !done)
         return tl::unexpected(std::move(done.error()));
     if (hash_of(header, frame.payload) != header.hash) {

@@ -144,9 +144,21 @@ Status KvmDestinationVm::load(std::span<const std::byte> state, std::span<const 
     return set_clocks(trial);
 }
 
+void KvmDestinationVm::take_exchange(const state::Exchange& rounds) {
+    exchange_ = rounds;
+}
+
+bool KvmDestinationVm::more_rounds_help() {
+    // Once the counters may have drifted apart by more since the rounds than these took to and fro.
+    // A few rounds then cost a few thousandths of the time that the VM has stood still.
+    if (!plan_ || !plan_->measures.by_exchange) return false;
+    return plan_->measures.by_exchange->drift_ns > plan_->measures.by_exchange->bracket_ns;
+}
+
 Result<state::Plan> KvmDestinationVm::plan_for(HostCount resume_at) {
     auto destination = machine::destination_for(*clocks_, *record_);
     if (!destination) return tl::unexpected(std::move(destination.error()));
+    destination->exchange = exchange_;
     state::PlanOptions options = options_.plan;
     options.resume_at = resume_at;
     auto planned = state::plan(*record_, *destination, options);

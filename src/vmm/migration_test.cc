@@ -128,6 +128,8 @@ class FakeDestination : public DestinationVm {
         if (fail_at == "load" || state.size() != 11 || clocks.size() != 7) return failure("load");
         return {};
     }
+    void take_exchange(const state::Exchange& rounds) override { exchange = rounds; }
+    bool more_rounds_help() override { return more_rounds; }
     Status run() override {
         if (fail_at == "run") return failure("run");
         EXPECT_FALSE(discarded);
@@ -141,6 +143,8 @@ class FakeDestination : public DestinationVm {
     }
     std::string fail_at;
     bool discarded = false;
+    state::Exchange exchange;
+    bool more_rounds = true;
 
   private:
     World& world_;
@@ -155,6 +159,7 @@ MigrationOptions quick() {
     options.death_grace = 30ms;
     options.rounds_max = 3;
     options.downtime_max = 0ms;
+    options.exchange_rounds = 3;
     return options;
 }
 
@@ -302,6 +307,10 @@ CutResult cut_at(bool from_source, std::size_t limit, bool may_ask, Wire wire = 
     FakeDestination destination{*world};
     MigrationOptions options = quick();
     options.rounds_max = 2;
+    options.exchange_rounds = 1;
+    // Every destination that loses its source looks at its life port, whose queue is short: where
+    // one process is the source of all of them, as few as will do.
+    destination.more_rounds = wire == Wire::kUnix;
     if (!may_ask) options.decide_timeout = 60ms;
     options.watch_processes = wire == Wire::kUnix;
     auto receiver = Receiver::open(address_for(wire, "-cut"));
@@ -430,6 +439,9 @@ SourceOutcome lose_destination_after_commit(FakeSource& source, const ProcessIde
         ASSERT_TRUE(stream.send(FrameType::kWelcome, welcome, after(1s)));
         for (auto frame = stream.receive(after(1s)); frame; frame = stream.receive(after(1s))) {
             if (frame->type == FrameType::kCommit) return;
+            if (frame->type == FrameType::kConverged) {
+                ASSERT_TRUE(stream.send(FrameType::kProceed, {}, after(1s)));
+            }
             if (frame->type == FrameType::kComplete) {
                 ASSERT_TRUE(stream.send(FrameType::kReady, {}, after(1s)));
             }
@@ -646,6 +658,129 @@ TEST(Migration, FramesThatMayNotComeAreRefused) {
         other.join();
         EXPECT_EQ(world->destination_runs, 0);
     }
+}
+
+// ---- The exchange ----
+
+TEST(Exchange, BothEndsOnOneHostReadOneCounterInTheOrderOfCauseAndEffect) {
+    for (const Wire wire : {Wire::kUnix, Wire::kTcpFromAnotherHost}) {
+        SharedWorld world;
+        FakeSource source{*world};
+        FakeDestination destination{*world};
+        auto [a, b] = pair_on(wire);
+        const MigrationOptions options = quick();
+        std::thread other{[&, fd = std::move(b)]() mutable {
+            (void)receive_vm(std::move(fd), destination, {}, options);
+        }};
+        ASSERT_TRUE(std::holds_alternative<Moved>(send_vm(std::move(a), source, {}, options)));
+        other.join();
+        ASSERT_EQ(destination.exchange.size(), 3u + 8u)
+            << "before the stop, and again while stopped";
+        EXPECT_TRUE(state::check(destination.exchange));
+        auto last = destination.exchange.front().asked;
+        for (const state::ExchangeRound& round : destination.exchange) {
+            for (const auto stamp : {round.asked, time::same_boot_counter(round.received),
+                                     time::same_boot_counter(round.answered), round.heard}) {
+                EXPECT_GE((stamp - last).raw(), 0);
+                last = stamp;
+            }
+        }
+    }
+}
+
+TEST(Exchange, NoRoundsWhereTheVmDoesNotWantThemAndNoneWhereNobodyAsks) {
+    for (const bool asks : {false, true}) {
+        SharedWorld world;
+        FakeSource source{*world};
+        FakeDestination destination{*world};
+        destination.more_rounds = !asks;
+        MigrationOptions options = quick();
+        options.exchange_rounds = asks ? 5 : 0;
+        const Both both = migrate(source, destination, options);
+        ASSERT_TRUE(std::holds_alternative<Moved>(both.source));
+        EXPECT_EQ(destination.exchange.size(), options.exchange_rounds);
+    }
+}
+
+TEST(Exchange, TimeIsUpAfterARoundAtLeast) {
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    destination.more_rounds = false;
+    MigrationOptions options = quick();
+    options.exchange_rounds = 1'000'000;
+    options.exchange_time = 0ms;
+    ASSERT_TRUE(std::holds_alternative<Moved>(migrate(source, destination, options).source));
+    EXPECT_EQ(destination.exchange.size(), 1u);
+    options.exchange_time = 10s;
+    SharedWorld again;
+    FakeSource patient{*again};
+    FakeDestination curious{*again};
+    curious.more_rounds = false;
+    ASSERT_TRUE(std::holds_alternative<Moved>(migrate(patient, curious, options).source));
+    EXPECT_EQ(curious.exchange.size(), kProbesMax);
+}
+
+/// A source by hand: everything up to CONVERGED, then `answer` to the first question.
+Discarded refused_exchange(FrameType type, const Bytes& answer) {
+    SharedWorld world;
+    FakeDestination destination{*world};
+    auto [mine, theirs] = pair();
+    MigrationOptions options = quick();
+    options.io_timeout = 300ms;
+    std::optional<DestinationOutcome> outcome;
+    std::thread other{[&, fd = std::move(theirs)]() mutable {
+        outcome = receive_vm(std::move(fd), destination, {}, options);
+    }};
+    FrameStream source{std::move(mine)};
+    const Bytes hello = encode_hello({new_migration_id(), this_process(), Bytes(3)});
+    EXPECT_TRUE(source.send(FrameType::kHello, hello, after(1s)));
+    EXPECT_TRUE(expect_frame(source, FrameType::kWelcome, after(1s)));
+    EXPECT_TRUE(source.send(FrameType::kConverged, {}, after(1s)));
+    EXPECT_TRUE(expect_frame(source, FrameType::kProbe, after(1s)));
+    EXPECT_TRUE(source.send(type, answer, after(1s)));
+    other.join();
+    EXPECT_TRUE(destination.discarded);
+    EXPECT_TRUE(destination.exchange.empty());
+    return std::get<Discarded>(*outcome);
+}
+
+TEST(Exchange, AnAnswerThatCannotBeIsRefused) {
+    const auto stamps = [](std::uint64_t received, std::uint64_t answered) {
+        return PayloadWriter{}.put(received).put(answered).take();
+    };
+    const auto backwards = refused_exchange(FrameType::kEcho, stamps(1000, 999));
+    EXPECT_EQ(backwards.reason.code, ErrorCode::kMalformed);
+    EXPECT_EQ(backwards.reason.where, "ECHO frame");
+    EXPECT_NE(backwards.reason.what.find("before it was received"), std::string::npos);
+    const auto half_way_round = refused_exchange(FrameType::kEcho, stamps(0, 1ull << 63));
+    EXPECT_EQ(half_way_round.reason.code, ErrorCode::kMalformed);
+    const auto cut = refused_exchange(FrameType::kEcho, Bytes(15));
+    EXPECT_EQ(cut.reason.code, ErrorCode::kMalformed);
+    const auto pages = refused_exchange(FrameType::kStopped, {});
+    EXPECT_EQ(pages.reason.code, ErrorCode::kPeer);
+    EXPECT_NE(pages.reason.what.find("ECHO"), std::string::npos);
+}
+
+TEST(Exchange, ASourceAnswersSoManyQuestionsAndNoMore) {
+    SharedWorld world;
+    FakeSource source{*world};
+    auto [mine, theirs] = pair();
+    std::thread other{[fd = std::move(theirs)]() mutable {
+        FrameStream stream{std::move(fd)};
+        const auto hello = stream.receive(after(1s));
+        ASSERT_TRUE(hello);
+        const Bytes welcome = encode_welcome({decode_hello(hello->payload)->id, this_process()});
+        ASSERT_TRUE(stream.send(FrameType::kWelcome, welcome, after(1s)));
+        for (auto frame = stream.receive(after(1s)); frame; frame = stream.receive(after(1s)))
+            if (frame->type == FrameType::kConverged || frame->type == FrameType::kEcho)
+                (void)stream.send(FrameType::kProbe, {}, after(1s));
+    }};
+    const auto outcome = send_vm(std::move(mine), source, {}, quick());
+    other.join();
+    ASSERT_TRUE(std::holds_alternative<Kept>(outcome));
+    EXPECT_EQ(std::get<Kept>(outcome).reason.what, "the questions do not end");
+    EXPECT_EQ(world->source_runs, 1) << "it was not stopped for them";
 }
 
 // ---- Death of a process at every step ----

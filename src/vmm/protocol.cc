@@ -24,6 +24,8 @@ std::string_view name(Step step) {
             return "source-hello";
         case Step::kSourceRound:
             return "source-round";
+        case Step::kSourceExchange:
+            return "source-exchange";
         case Step::kSourceStop:
             return "source-stop";
         case Step::kSourceLastPages:
@@ -46,10 +48,14 @@ std::string_view name(Step step) {
             return "destination-welcome";
         case Step::kDestinationReceive:
             return "destination-receive";
+        case Step::kDestinationExchange:
+            return "destination-exchange";
         case Step::kDestinationStopped:
             return "destination-stopped";
         case Step::kDestinationLoad:
             return "destination-load";
+        case Step::kDestinationExchangeAgain:
+            return "destination-exchange-again";
         case Step::kDestinationReady:
             return "destination-ready";
         case Step::kDestinationAwaitCommit:
@@ -122,6 +128,22 @@ Result<Welcome> decode_welcome(std::span<const std::byte> payload) {
     welcome.process = get_process(in);
     if (!in.complete()) return bad_payload(FrameType::kWelcome, "its length is wrong");
     return welcome;
+}
+
+Bytes encode_echo(const Echo& echo) {
+    return PayloadWriter{}.put(echo.received.raw()).put(echo.answered.raw()).take();
+}
+
+Result<Echo> decode_echo(std::span<const std::byte> payload) {
+    using SourceCount = time::Count<time::SourceCounter>;
+    PayloadReader in{payload};
+    Echo echo;
+    echo.received = SourceCount::from_raw(in.get<std::uint64_t>());
+    echo.answered = SourceCount::from_raw(in.get<std::uint64_t>());
+    if (!in.complete()) return bad_payload(FrameType::kEcho, "its length is wrong");
+    if ((echo.answered - echo.received).raw() < 0)
+        return bad_payload(FrameType::kEcho, "it was answered before it was received");
+    return echo;
 }
 
 Bytes encode_failure(const state::Error& error) {

@@ -13,6 +13,7 @@ inline constexpr std::uint32_t kPagesAFrame = 128;
 inline constexpr std::uint32_t kRoundsMax = 1000;
 inline constexpr std::uint64_t kPageHasData = 1;  ///< bit 0 of a page entry; else the page is zero
 inline constexpr std::size_t kErrorTextMax = 4096;
+inline constexpr std::size_t kProbesMax = state::kExchangeRoundsMax;  ///< of one migration
 
 struct Hello {
     MigrationId id{};
@@ -28,6 +29,15 @@ struct Welcome {
 };
 Bytes encode_welcome(const Welcome& welcome);
 Result<Welcome> decode_welcome(std::span<const std::byte> payload);
+
+/// ECHO: the source's counter when the question was there, and when this answer goes.
+struct Echo {
+    time::Count<time::SourceCounter> received;
+    time::Count<time::SourceCounter> answered;
+};
+Bytes encode_echo(const Echo& echo);
+/// kMalformed where its length is wrong or it was answered before it was received.
+Result<Echo> decode_echo(std::span<const std::byte> payload);
 
 /// FAIL: the error as far as the other side may see it.
 Bytes encode_failure(const state::Error& error);

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "continuo/kvm/counter.h"
 #include "continuo/vmm/migration.h"
 #include "protocol.h"
 
@@ -99,11 +100,41 @@ class Source {
         if (auto done = vm_.log_dirty_pages(true); !done) return done;
         logging_ = true;
         if (auto done = copy_while_running(); !done) return done;
+        if (auto done = offer_exchange(); !done) return done;
         if (auto done = copy_stopped(); !done) return done;
         step(Step::kSourceAwaitReady);
-        auto ready = expect_frame(stream_, FrameType::kReady, after(options_.ready_timeout));
-        if (!ready) return tl::unexpected(std::move(ready.error()));
-        return {};
+        return answer_until(FrameType::kReady, after(options_.ready_timeout));
+    }
+
+    /// The guest runs on meanwhile. As late as it may: between here and the stop only the counters'
+    /// rates are known.
+    Status offer_exchange() {
+        step(Step::kSourceExchange);
+        if (auto done = send(FrameType::kConverged); !done) return done;
+        return answer_until(FrameType::kProceed, io_deadline());
+    }
+
+    /// Answers every PROBE with our counter until a frame of this type comes.
+    Status answer_until(FrameType end, Deadline deadline) {
+        for (;;) {
+            auto frame = stream_.receive(deadline);
+            if (!frame) return tl::unexpected(std::move(frame.error()));
+            if (frame->type == end) return {};
+            if (frame->type == FrameType::kFail)
+                return tl::unexpected(decode_failure(frame->payload));
+            if (frame->type != FrameType::kProbe || !frame->payload.empty())
+                return unexpected_frame(frame->type, name(end));
+            if (++probes_ > kProbesMax)
+                return state::fail(ErrorCode::kPeer, "PROBE frame", "the questions do not end");
+            if (auto done = echo(frame->arrived); !done) return done;
+        }
+    }
+
+    Status echo(time::Count<time::HostCounter> arrived) {
+        // Nothing stands between the second reading and the call that sends it but its own frame.
+        const Bytes answer = encode_echo(
+            {time::recorded_counter(arrived), time::recorded_counter(kvm::host_counter())});
+        return send(FrameType::kEcho, answer);
     }
 
     Status greet() {
@@ -319,6 +350,7 @@ class Source {
     const MigrationOptions& options_;
     ProcessWatch destination_;
     MigrationStats stats_;
+    std::size_t probes_ = 0;
     std::vector<std::uint64_t> dirty_;
     double bytes_a_second_ = 1e8;
     bool logging_ = false;

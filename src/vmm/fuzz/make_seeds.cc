@@ -9,6 +9,7 @@
 
 #include "continuo/state/codec.h"
 #include "continuo/vmm/arm64_state.h"
+#include "fuzzed_rounds.h"
 #include "protocol.h"
 #include "seeds.h"
 
@@ -58,6 +59,11 @@ Bytes sample_clocks() {
     return state::encode(record);
 }
 
+Bytes sample_echo(std::uint64_t count) {
+    using SourceCount = time::Count<time::SourceCounter>;
+    return encode_echo({SourceCount::from_raw(count), SourceCount::from_raw(count + 7)});
+}
+
 /// A source's script as migration_fuzz reads it.
 Bytes script(bool commits) {
     PayloadWriter out;
@@ -69,10 +75,15 @@ Bytes script(bool commits) {
     say(FrameType::kHello, sample_hello());
     say(FrameType::kPages, sample_pages());
     say(FrameType::kRoundEnd, PayloadWriter{}.put(std::uint32_t{0}).take());
+    say(FrameType::kConverged, {});
+    for (std::uint64_t i = 0; i < kFuzzedRounds; ++i)
+        say(FrameType::kEcho, sample_echo(1000 + 100 * i));
     say(FrameType::kStopped, {});
     say(FrameType::kState, sample_state());
     say(FrameType::kClocks, sample_clocks());
     say(FrameType::kComplete, {});
+    for (std::uint64_t i = 0; i < kFuzzedRoundsAgain; ++i)
+        say(FrameType::kEcho, sample_echo(9000 + 100 * i));
     if (commits) say(FrameType::kCommit, {});
     say(FrameType::kDone, {});
     return out.take();
@@ -106,7 +117,8 @@ int main(int argc, char** argv) {
         put(folder + "/shape", sample_shape()) && put(folder + "/hello", sample_hello()) &&
         put(folder + "/pages", sample_pages()) &&
         put(folder + "/failure", encode_failure({state::ErrorCode::kBusy, "a", "b", "c", 0})) &&
-        put(folder + "/stream", sample_stream()) && put(folder + "/script", script(true)) &&
+        put(folder + "/echo", sample_echo(5)) && put(folder + "/stream", sample_stream()) &&
+        put(folder + "/script", script(true)) &&
         put(folder + "/script-without-commit", script(false));
     if (!written) std::fprintf(stderr, "cannot write into %s\n", folder.c_str());
     return written ? 0 : 1;

@@ -9,6 +9,7 @@
 #include "continuo/state/codec.h"
 #include "continuo/vmm/arm64_state.h"
 #include "continuo/vmm/kvm_migration.h"
+#include "fuzzed_rounds.h"
 #include "protocol.h"
 
 namespace {
@@ -48,6 +49,13 @@ void try_payloads(Input bytes) {
     if (const auto hello = decode_hello(bytes); !hello) expect_error(hello.error());
     if (const auto welcome = decode_welcome(bytes); !welcome) expect_error(welcome.error());
     expect_error(decode_failure(bytes));
+    if (const auto echo = decode_echo(bytes); !echo) {
+        expect_error(echo.error());
+    } else {
+        CONTINUO_CHECK((echo->answered - echo->received).raw() >= 0);
+        const Bytes once = encode_echo(*echo);
+        CONTINUO_CHECK(std::equal(once.begin(), once.end(), bytes.begin(), bytes.end()));
+    }
     // Guarded by the sanitizer: nothing outside these pages is written.
     Bytes memory(kMemoryPages * kPageBytes);
     MigrationStats stats;
@@ -98,6 +106,14 @@ class NoVm final : public DestinationVm {
         loaded_ = true;
         return {};
     }
+    void take_exchange(const state::Exchange& rounds) override {
+        CONTINUO_CHECK(state::check(rounds).has_value());
+        CONTINUO_CHECK(!rounds.empty() && !ran && !gone_);
+    }
+    bool more_rounds_help() override {
+        CONTINUO_CHECK(loaded_);
+        return true;
+    }
     Status run() override {
         CONTINUO_CHECK(loaded_ && !ran && !gone_);
         ran = true;
@@ -144,6 +160,8 @@ void try_source(Input script) {
     NoVm vm;
     MigrationOptions options;
     options.death_grace = 0ms;
+    options.exchange_rounds = kFuzzedRounds;
+    options.exchange_time = 10s;
     const auto outcome = receive_vm(std::move(ends.ours), vm, {}, options);
     const auto* arrived = std::get_if<Arrived>(&outcome);
     CONTINUO_CHECK((arrived != nullptr) == vm.ran);

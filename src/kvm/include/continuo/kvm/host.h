@@ -51,6 +51,13 @@ struct HostClock {
 /// and kKernel where firmware left it 0.
 Result<HostClock> examine_host(const System& system);
 
+/// How far the counter's true frequency may be from the stated one, in 10^-9, by what adjtimex says
+/// of the clock that is made from it. Synchronised: the correction that NTP has found necessary
+/// (`freq`, in 2^-16 ppm, and `tick`, nominally 10000 us) plus 15 ppm, the rate at which RFC 5905
+/// lets any clock wander (PHI). Else 500 ppm, what the kernel itself assumes (MAXFREQ). A daemon
+/// that is slewing a time error away by `freq` at this moment hides as much as it slews.
+std::uint32_t rate_bound_ppb(bool synchronised, long freq, long tick);
+
 /// Counter and TAI at one instant: the narrowest of `brackets` readings of CLOCK_TAI between two of
 /// the counter. The bound is half that bracket plus what the kernel admits (adjtimex maxerror).
 /// Where nobody told the kernel TAI - UTC, tai_offset_sec is 0 and `tai` is really UTC.

@@ -52,6 +52,7 @@ struct Certificate {
     Nanos<Tai> gap;
     std::uint64_t gap_bound_ns = 0;
     bool gap_clamped = false;
+    GapMeasures measures;
     RateChoice rate{};
     RateError tsc_rate_error;
     std::uint64_t resume_at = 0;  ///< host counter

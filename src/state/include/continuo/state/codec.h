@@ -17,7 +17,7 @@ namespace continuo::state {
 
 /// The version that encode() writes, and the newest that decode() reads.
 inline constexpr std::uint16_t kRecordVersion = 1;
-/// Largest blob that decode() looks at. 4096 vCPUs need 246 171 bytes at most; the rest is room for
+/// Largest blob that decode() looks at. 4096 vCPUs need 246 179 bytes at most; the rest is room for
 /// optional fields to come.
 inline constexpr std::size_t kRecordBytesMax = std::size_t{1} << 20;
 /// Shortest blob: a header and a hash.
@@ -27,13 +27,16 @@ inline constexpr std::size_t kKernelBytesMax = 255;
 /// Lowest and highest frequency of any counter: 1 kHz, and what KVM's 32 bits of kHz can state.
 inline constexpr std::uint64_t kFrequencyMinHz = 1'000;
 inline constexpr std::uint64_t kFrequencyMaxHz = 4'294'967'295'999;
+/// Largest Anchor::rate_bound_ppb: half the rate. Linux's own limit is 10 % (ADJ_TICK) and 500 ppm.
+inline constexpr std::uint32_t kRateBoundPpbMax = 500'000'000;
 
 /// What must hold of any record, whoever made it: 1 to kVcpusMax vCPUs; frequencies from
-/// kFrequencyMinHz to kFrequencyMaxHz; a kernel string of at most kKernelBytesMax bytes of UTF-8
-/// without control characters; a pvclock multiplier that is not zero; a kvmclock line from vCPU 0's
-/// page only where vCPU 0 has one; on arm64 no kvmclock, no IA32_TSC_ADJUST, no kvmclock MSR and no
-/// GUEST_STOPPED. Fails with kMalformed (kTooLarge for a count or a length) and the JSON pointer of
-/// the culprit. capture() ends with it; decode() and record_from_json() check the same.
+/// kFrequencyMinHz to kFrequencyMaxHz, the host's known to kRateBoundPpbMax; a kernel string of at
+/// most kKernelBytesMax bytes of UTF-8 without control characters; a pvclock multiplier that is not
+/// zero; a kvmclock line from vCPU 0's page only where vCPU 0 has one; on arm64 no kvmclock, no
+/// IA32_TSC_ADJUST, no kvmclock MSR and no GUEST_STOPPED. Fails with kMalformed (kTooLarge for a
+/// count or a length) and the JSON pointer of the culprit. capture() ends with it; decode() and
+/// record_from_json() check the same.
 Status check(const Record& record);
 
 /// The record as bytes, deterministic: equal records give equal bytes. One allocation.

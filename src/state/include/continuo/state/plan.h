@@ -12,6 +12,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "continuo/state/exchange.h"
 #include "continuo/state/policy.h"
 #include "continuo/state/record.h"
 #include "continuo/time/tsc_scale.h"
@@ -60,6 +61,9 @@ struct Destination {
     /// Longest time that a TSC write by value takes to land, for the bound where the attribute is
     /// missing.
     std::uint64_t by_value_bound_ns = 1'000'000;
+    /// What this host learned of the source's counter; elapsed time goes by it where it knows
+    /// better than the two hosts' TAI. Of no use on one boot. Domain: check(exchange) holds.
+    Exchange exchange;
 };
 
 inline constexpr std::uint64_t kGapLimitNsDefault = 30ULL * 86'400 * time::kNanosPerSecond;
@@ -79,15 +83,16 @@ std::string_view name(ClockKind clock);  ///< "tsc", "tsc_adjust", "kvmclock", "
 
 /// One reason why a prescribed value is not known better.
 enum class BoundSource : std::uint8_t {
-    kCaptureRead,      ///< reading the clock on the source
-    kSourceTai,        ///< the source's TAI
-    kDestinationTai,   ///< the destination's TAI
-    kSourceFrequency,  ///< the frequency is stated in whole kHz and the gap was counted with it
-    kRounding,         ///< whole ticks and nanoseconds
-    kByValueWrite,     ///< a TSC written by value lands when it lands
-    kTrim,             ///< how close the closed loop brings kvmclock
-    kReadBack,         ///< rounding of the kernel's answer
-    kClamp,            ///< the gap was clamped, and is that far from what was measured
+    kCaptureRead,     ///< reading the clock on the source
+    kSourceTai,       ///< the source's TAI
+    kDestinationTai,  ///< the destination's TAI
+    kExchange,        ///< how long the exchange's questions and answers were under way
+    kFrequency,       ///< what the hosts' counters may be off the rates that they were counted at
+    kRounding,        ///< whole ticks and nanoseconds
+    kByValueWrite,    ///< a TSC written by value lands when it lands
+    kTrim,            ///< how close the closed loop brings kvmclock
+    kReadBack,        ///< rounding of the kernel's answer
+    kClamp,           ///< the gap was clamped, and is that far from what was measured
 };
 std::string_view name(BoundSource source);
 std::string_view meaning(BoundSource source);
@@ -102,10 +107,12 @@ struct BoundTerm {
 /// for timelines).
 class Bound {
   public:
-    static constexpr std::size_t kTermsMax = 9;  ///< one for each source
+    static constexpr std::size_t kTermsMax = 10;  ///< one for each source
     /// Adds to the term of this source; zero terms are kept out. Saturates.
     void add(BoundSource source, std::uint64_t size);
     std::uint64_t total() const;
+    /// The term of this source; 0 where there is none.
+    std::uint64_t of(BoundSource source) const;
     const BoundTerm* begin() const { return terms_.data(); }
     const BoundTerm* end() const { return terms_.data() + count_; }
     friend bool operator==(const Bound&, const Bound&) = default;
@@ -125,6 +132,7 @@ enum class RefusalReason : std::uint8_t {
     kTscUncontrolled,  ///< no control of the TSC that works, and the policy needs one
     kKvmclockUncontrolled,
     kUnsynchronised,  ///< nothing common to measure the gap with
+    kExchange,        ///< the rounds of the exchange contradict each other
 };
 std::string_view name(RefusalReason reason);
 
@@ -139,8 +147,36 @@ struct Refusal {
     std::string advice;     ///< what to do next
 };
 
-enum class ElapsedBy : std::uint8_t { kHostCounter, kTai };
+enum class ElapsedBy : std::uint8_t { kHostCounter, kTai, kExchange };
 std::string_view name(ElapsedBy elapsed_by);
+
+/// The gap as one way of measuring has it: the true one is within bound_ns of it. Both saturate.
+struct GapMeasure {
+    Nanos<Tai> gap;
+    std::uint64_t bound_ns = 0;
+    friend bool operator==(const GapMeasure&, const GapMeasure&) = default;
+};
+
+/// As the exchange has it.
+struct ExchangeMeasure : GapMeasure {
+    std::size_t rounds = 0;
+    /// How far the resume instant is known on the source's counter: by the time that the rounds
+    /// took to and fro, and by what the two counters may have drifted apart since. bound_ns is the
+    /// sum of both and of what the source's counter may be off true time over the gap.
+    std::uint64_t bracket_ns = 0;
+    std::uint64_t drift_ns = 0;
+    friend bool operator==(const ExchangeMeasure&, const ExchangeMeasure&) = default;
+};
+
+/// Every way that there was to measure the gap between two hosts, the chosen one among them;
+/// neither on one boot.
+struct GapMeasures {
+    std::optional<GapMeasure> by_tai;
+    std::optional<ExchangeMeasure> by_exchange;
+    /// How far the destination's anchor is ahead of the source's in TAI, as the exchange has it:
+    /// the error of the one clock less the error of the other, the two anchors' brackets included.
+    std::optional<GapMeasure> clock_offset;
+};
 
 enum class RateChoice : std::uint8_t {
     kEqual,      ///< one frequency, in whole kHz
@@ -206,6 +242,7 @@ struct Plan {
     Nanos<Tai> gap;
     std::uint64_t gap_bound_ns = 0;
     bool gap_clamped = false;
+    GapMeasures measures;
     RateChoice rate{};
     RateError
         tsc_rate_error;  ///< of the guest's counter on this host against its nominal frequency

@@ -48,6 +48,10 @@ struct HostIdentity {
     friend bool operator==(const HostIdentity&, const HostIdentity&) = default;
 };
 
+/// What is assumed of a counter of which nothing better is known, 500 ppm: the most that Linux's
+/// NTP lets a clock be off its stated rate (MAXFREQ).
+inline constexpr std::uint32_t kRateBoundUnknownPpb = 500'000;
+
 /// A host's counter and TAI at one instant. D is SourceCounter in a record, HostCounter on this
 /// host.
 template <time::CounterAxis D>
@@ -64,6 +68,9 @@ struct Anchor {
     bool synchronised = true;
     /// Frequency of the counter, as the kernel states it (KVM: whole kHz, truncated).
     Hz frequency = *Hz::from_hz(time::kNanosPerSecond);
+    /// The counter's true frequency is within this of the stated one, in 10^-9 of it; the truncated
+    /// kHz come on top. At most kRateBoundPpbMax.
+    std::uint32_t rate_bound_ppb = kRateBoundUnknownPpb;
 
     friend bool operator==(const Anchor&, const Anchor&) = default;
 };

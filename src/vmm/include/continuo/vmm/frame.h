@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "continuo/kvm/fd.h"
+#include "continuo/time/point.h"
 
 namespace continuo::vmm {
 
@@ -38,6 +39,10 @@ enum class FrameType : std::uint16_t {
     kFail = 13,         ///< either: I give up, and why
     kStatusQuery = 14,  ///< source, on a new connection: what became of this migration?
     kStatus = 15,       ///< destination: this
+    kConverged = 16,    ///< source: pre-copy is done; ask for my counter now, if you want to
+    kProbe = 17,        ///< destination: what is your counter?
+    kEcho = 18,         ///< source: this
+    kProceed = 19,      ///< destination: I have asked enough
 };
 std::string_view name(FrameType type);
 
@@ -59,6 +64,8 @@ static_assert(sizeof(FrameHeader) == 24 && offsetof(FrameHeader, hash) == 16);
 struct Frame {
     FrameType type{};
     Bytes payload;
+    /// This host's counter just after the first bytes of the frame had been taken from the socket.
+    time::Count<time::HostCounter> arrived;
 };
 
 using Deadline = std::chrono::steady_clock::time_point;
@@ -85,7 +92,8 @@ class FrameStream {
     void close() { fd_.reset(); }
 
   private:
-    Status write_all(std::span<const std::byte> bytes, Deadline deadline);
+    Status write_all(std::span<const std::byte> header, std::span<const std::byte> payload,
+                     Deadline deadline);
     /// Appends `count` bytes to `into`; where it fails, what is behind its old end means nothing.
     Status read_some(Bytes& into, std::size_t count, Deadline deadline, bool at_edge);
 
@@ -93,6 +101,7 @@ class FrameStream {
     std::uint32_t sent_ = 0;
     std::uint32_t received_ = 0;
     std::uint64_t bytes_sent_ = 0;
+    time::Count<time::HostCounter> arrived_;
 };
 
 /// Builds payloads: little-endian values one after the other.

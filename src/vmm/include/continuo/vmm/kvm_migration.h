@@ -101,6 +101,8 @@ class KvmDestinationVm final : public DestinationVm {
     Status create(std::span<const std::byte> shape) override;
     std::span<std::byte> memory() override;
     Status load(std::span<const std::byte> state, std::span<const std::byte> clocks) override;
+    void take_exchange(const state::Exchange& rounds) override;
+    bool more_rounds_help() override;
     Status run() override;
     void discard() override;
 
@@ -118,6 +120,7 @@ class KvmDestinationVm final : public DestinationVm {
     std::optional<VmState> state_;
     std::optional<witness::Notice> notice_before_;  ///< as it came; none: no witness
     std::optional<state::Record> record_;
+    state::Exchange exchange_;
     std::optional<state::Plan> plan_;
     std::optional<state::Certificate> certificate_;
     std::optional<std::uint64_t> epoch_;

@@ -19,6 +19,7 @@
 #include <variant>
 #include <vector>
 
+#include "continuo/state/exchange.h"
 #include "continuo/vmm/address.h"
 #include "continuo/vmm/frame.h"
 #include "continuo/vmm/process.h"
@@ -59,6 +60,12 @@ class DestinationVm {
     /// Loads state, plans the clocks and tries them on. After it, only run() may fail for a reason
     /// that could have been known.
     virtual Status load(std::span<const std::byte> state, std::span<const std::byte> clocks) = 0;
+    /// What the exchange told of the source's counter, in all its rounds so far; before load(), and
+    /// again before run() where more_rounds_help().
+    virtual void take_exchange(const state::Exchange& /*rounds*/) {}
+    /// After load(), while the VM stands still: whether some more rounds, now, would tell more than
+    /// they cost.
+    virtual bool more_rounds_help() { return false; }
     /// Sets the clocks for an instant ahead and lets the vCPUs enter at it.
     virtual Status run() = 0;
     /// Throws the VM away; it has not run.
@@ -68,7 +75,8 @@ class DestinationVm {
 /// Named steps, for those who watch or break a migration. Told before the step is done.
 enum class Step : std::uint8_t {
     kSourceHello,
-    kSourceRound,  ///< each pass of pre-copy
+    kSourceRound,     ///< each pass of pre-copy
+    kSourceExchange,  ///< pre-copy is done; the destination may ask for the counter
     kSourceStop,
     kSourceLastPages,
     kSourceState,
@@ -80,8 +88,10 @@ enum class Step : std::uint8_t {
     kSourceDone,
     kDestinationWelcome,
     kDestinationReceive,  ///< each frame of pages
+    kDestinationExchange,
     kDestinationStopped,
     kDestinationLoad,
+    kDestinationExchangeAgain,
     kDestinationReady,
     kDestinationAwaitCommit,
     kDestinationRun,
@@ -101,6 +111,9 @@ struct MigrationOptions {
     std::chrono::milliseconds death_grace{3'000};  ///< an end of stream may be a death under way
     std::chrono::milliseconds downtime_max{50};    ///< pre-copy ends when the rest takes less
     std::uint32_t rounds_max = 8;
+    /// Rounds of the exchange that the destination asks for before the stop; 0: none, ever.
+    std::uint32_t exchange_rounds = 32;
+    std::chrono::milliseconds exchange_time{20};  ///< for all of them, but one at least
     /// Prove a peer's death by a pidfd where it is a process of this host. Off: always as from
     /// another host, by a refused connection; for tests of that.
     bool watch_processes = true;

@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "continuo/kvm/counter.h"
+#include "continuo/state/codec.h"
 
 namespace continuo::kvm {
 namespace {
@@ -30,6 +31,17 @@ TEST(HostIdentity, IsTheSameAtEveryCallAndNamesTheKernel) {
     const auto identity = host_identity();
     EXPECT_EQ(identity, host_identity());
     EXPECT_EQ(identity.kernel.rfind("Linux ", 0), 0u) << identity.kernel;
+}
+
+TEST(RateBound, IsWhatNtpCorrectsAndFifteenPpm) {
+    EXPECT_EQ(rate_bound_ppb(true, 0, 10'000), 15'001U);
+    EXPECT_EQ(rate_bound_ppb(true, 65'536, 10'000), 16'001U) << "1 ppm";
+    EXPECT_EQ(rate_bound_ppb(true, -20 * 65'536, 10'000), 35'001U);
+    EXPECT_EQ(rate_bound_ppb(true, 500 * 65'536, 10'000), 515'001U);
+    EXPECT_EQ(rate_bound_ppb(true, 50 * 65'536, 9'999), 65'001U) << "-100 ppm and +50";
+    EXPECT_EQ(rate_bound_ppb(true, 0, 11'000), 100'015'001U) << "ADJ_TICK's 10 %";
+    EXPECT_EQ(rate_bound_ppb(true, 0, 1'000'000), state::kRateBoundPpbMax);
+    EXPECT_EQ(rate_bound_ppb(false, 0, 10'000), 500'000U);
 }
 
 TEST(TaiAnchor, LiesOnTheKernelsTaiWithinItsBound) {

@@ -127,19 +127,26 @@ struct Limit {
     i128 rates = 0;
 };
 
-/// Not yet `received` when this host's counter was `asked`.
+/// A counter that reads n is anywhere before n + 1: what must lie late enough for a bound to hold
+/// is taken as that.
+template <class D>
+Count<D> end_of(Count<D> count) {
+    return count + Ticks<D>::from_raw(1);
+}
+
+/// Not yet past `received` when this host's counter was `asked`.
 Limit upper(const ExchangeRound& round, Count<SourceCounter> anchor, Count<HostCounter> at,
             const CounterRate& source, const CounterRate& here) {
     const Ticks<HostCounter> since = at - round.asked;
     const i128 most = recounted(since.raw(), here, source).hi;
-    return {ceil_nanos((round.received - anchor).raw(), source.frequency) + most,
+    return {ceil_nanos((end_of(round.received) - anchor).raw(), source.frequency) + most,
             most - ceil_nanos(since.raw(), here.frequency)};
 }
 
-/// Past `answered` when this host's counter was `heard`.
+/// At `answered` when this host's counter was `heard`.
 Limit lower(const ExchangeRound& round, Count<SourceCounter> anchor, Count<HostCounter> at,
             const CounterRate& source, const CounterRate& here) {
-    const Ticks<HostCounter> since = at - round.heard;
+    const Ticks<HostCounter> since = at - end_of(round.heard);
     const i128 least = recounted(since.raw(), here, source).lo;
     return {floor_nanos((round.answered - anchor).raw(), source.frequency) + least,
             floor_nanos(since.raw(), here.frequency) - least};

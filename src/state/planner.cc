@@ -503,9 +503,12 @@ class Planner {
     }
 
     void note_physical_counter() {
-        plan_.notes.emplace_back(
-            "nothing moves the physical counter there: a guest that reads CNTPCT_EL0 sees the "
-            "host's");
+        const PrescribedTsc& counter = plan_.tsc.front();
+        const Ticks<GuestCounter> off = TscMap{0}.at(plan_.resume_at) - counter.at_resume;
+        plan_.notes.push_back(
+            fmt::format("nothing moves the physical counter there: a guest that reads CNTPCT_EL0 "
+                        "sees the host's, {} ticks from its virtual counter",
+                        off.raw()));
     }
 
     const Record& record_;

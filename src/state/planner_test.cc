@@ -530,6 +530,146 @@ TEST(PlanGap, AnUnsynchronisedClockIsToldAndWidensTheBound) {
     EXPECT_NE(p.notes.front().find("STA_UNSYNC"), std::string::npos);
 }
 
+// -- the exchange --
+
+/// One round, in ticks of 2 GHz: the source's counter read 2000 and 2100 while the destination's
+/// went from 3000 to 3300. The record's anchor is at 1000, the resume instant at 9000.
+Exchange one_round() {
+    return {{Count<HostCounter>::from_raw(3'000), Count<SourceCounter>::from_raw(2'000),
+             Count<SourceCounter>::from_raw(2'100), Count<HostCounter>::from_raw(3'300)}};
+}
+
+TEST(PlanExchange, BracketsTheGapByCauseAndEffect) {
+    Destination d = destination();
+    d.exchange = one_round();
+    const Plan p = planned(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(p.elapsed_by, ElapsedBy::kExchange);
+    // At most 1001 ticks to `received` and 6000 since `asked`; at least 1100 ticks to `answered`
+    // and 5699 since `heard`: 501 + 3001 and 550 + 2848 ns, kHz that may have been cut off
+    // included.
+    ASSERT_TRUE(p.measures.by_exchange);
+    EXPECT_EQ(p.measures.by_exchange->gap.raw(), 3'450);  // (3502 + 3398) / 2
+    EXPECT_EQ(p.measures.by_exchange->rounds, 1U);
+    EXPECT_EQ(p.measures.by_exchange->bracket_ns + p.measures.by_exchange->drift_ns, 52U);
+    EXPECT_EQ(p.measures.by_exchange->bound_ns, 53U);  // and 500 ppb of the longest gap
+    EXPECT_EQ(p.gap.raw(), 3'450);
+    EXPECT_EQ(p.gap_bound_ns, 53U);
+    EXPECT_EQ(p.tsc[0].at_resume.raw(), 500U + 6'900U);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kSourceTai), 0U);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kExchange) +
+                  term(p.tsc[0].bound, BoundSource::kFrequency),
+              104U);
+}
+
+TEST(PlanExchange, ADisagreementBeyondBothBoundsIsAWrongClockAndItsLeastErrorIsTold) {
+    Record r = record();
+    Destination d = destination();
+    r.anchor.tai_bound_ns = 1'000;  // the two say 1 s, within 1 us
+    d.exchange = one_round();
+    const Plan p = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(p.elapsed_by, ElapsedBy::kExchange);
+    EXPECT_EQ(p.measures.by_tai->gap.raw(), 1'000'000'000);
+    EXPECT_EQ(p.measures.clock_offset->gap.raw(), 1'000'000'000 - 3'450);
+    EXPECT_EQ(p.measures.clock_offset->bound_ns, 53U);
+    // 999 996 550 less 1000 and 53
+    ASSERT_FALSE(p.notes.empty());
+    EXPECT_NE(p.notes.front().find("wrong by at least 999995497 ns"), std::string::npos)
+        << p.notes.front();
+}
+
+TEST(PlanExchange, TheNarrowerBoundIsUsedAndBothAreTold) {
+    Record r = record();
+    Destination d = destination();
+    d.exchange = one_round();
+    d.anchor.tai = Instant<Tai>::from_raw(kTai + 3'460);
+    r.anchor.tai_bound_ns = 20;
+    const Plan by_tai = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(by_tai.elapsed_by, ElapsedBy::kTai);
+    EXPECT_EQ(by_tai.gap.raw(), 3'460);
+    EXPECT_EQ(by_tai.measures.by_exchange->gap.raw(), 3'450);
+    EXPECT_EQ(by_tai.measures.clock_offset->gap.raw(), 10);
+    r.anchor.tai_bound_ns = 52;
+    EXPECT_EQ(planned(r, d, with(Policy::kAdvance)).elapsed_by, ElapsedBy::kExchange);
+    // Clocks that freeze are told true time, and in that the source's rate counts against it.
+    EXPECT_EQ(planned(r, d, with(Policy::kFreeze)).elapsed_by, ElapsedBy::kTai);
+    r.anchor.synchronised = false;
+    const Plan unsynchronised = planned(r, d, with(Policy::kFreeze));
+    EXPECT_EQ(unsynchronised.elapsed_by, ElapsedBy::kExchange);
+    EXPECT_EQ(unsynchronised.measures.by_tai->bound_ns, 16 * kNanosPerSecond);
+    EXPECT_NE(unsynchronised.notes.front().find("STA_UNSYNC"), std::string::npos);
+    r.anchor.tai_bound_ns = 20 * kNanosPerSecond;
+    EXPECT_EQ(planned(r, d, with(Policy::kFreeze)).measures.by_tai->bound_ns, 20 * kNanosPerSecond)
+        << "the kernel's own maxerror says more";
+}
+
+TEST(PlanExchange, ForwardAndBackwardBoundsMayComeFromTwoRounds) {
+    Destination d = destination();
+    d.exchange = one_round();
+    // The question of the first was fast and its answer slow, of the second the other way round.
+    d.exchange.push_back(
+        {Count<HostCounter>::from_raw(3'300), Count<SourceCounter>::from_raw(2'500),
+         Count<SourceCounter>::from_raw(2'500), Count<HostCounter>::from_raw(3'610)});
+    const Plan p = planned(record(), d, with(Policy::kAdvance));
+    // Upper from the first, 3502; lower from the second: 750 ns to 2500 and 5389 ticks since.
+    EXPECT_EQ(p.gap.raw(), (3'502 + 750 + 2'693) / 2);
+    EXPECT_EQ(p.measures.by_exchange->rounds, 2U);
+}
+
+TEST(PlanExchange, RoundsThatContradictEachOtherAreRefusedWithTheSize) {
+    Destination d = destination();
+    d.exchange = one_round();
+    // It held the question for 400 ticks, it says, and the answer was here after 300.
+    d.exchange[0].answered = Count<SourceCounter>::from_raw(2'400);
+    const Refusal r = refused(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(r.reason, RefusalReason::kExchange);
+    EXPECT_EQ(r.size, 46U);  // 700 + 2848 is above 3502
+    EXPECT_EQ(r.unit, "ns");
+    EXPECT_FALSE(r.advice.empty());
+}
+
+TEST(PlanExchange, OnOneBootTheHostsCounterNeedsNone) {
+    Destination d = same_boot();
+    d.exchange = one_round();
+    const Plan p = planned(record(), d, with(Policy::kAdvance));
+    EXPECT_EQ(p.elapsed_by, ElapsedBy::kHostCounter);
+    EXPECT_FALSE(p.measures.by_exchange || p.measures.by_tai || p.measures.clock_offset);
+}
+
+TEST(PlanExchange, WhatCannotBeIsNoExchange) {
+    Exchange exchange = one_round();
+    EXPECT_TRUE(check(exchange));
+    exchange[0].answered = Count<SourceCounter>::from_raw(1'999);
+    EXPECT_EQ(check(exchange).error().where, "/exchange/0/answered");
+    exchange = one_round();
+    exchange[0].heard = Count<HostCounter>::from_raw(2'999);
+    EXPECT_EQ(check(exchange).error().where, "/exchange/0/heard");
+    exchange.assign(kExchangeRoundsMax + 1, one_round()[0]);
+    EXPECT_EQ(check(exchange).error().code, ErrorCode::kTooLarge);
+}
+
+TEST(PlanRates, WhatACounterMayBeOffItsRateIsInEveryConvertedLength) {
+    Record r = record();
+    Destination d = destination();
+    r.anchor.rate_bound_ppb = 20'000;
+    // 1 s of gap at 20 ppm and half a ppm of kHz, and their product.
+    EXPECT_EQ(term(planned(r, d, with(Policy::kAdvance)).tsc[0].bound, BoundSource::kFrequency),
+              2 * 20'501U);
+    // 10 ms from the destination's anchor to the resume, at 50.5 ppm of its own counter.
+    d.anchor.rate_bound_ppb = 50'000;
+    PlanOptions options = with(Policy::kAdvance);
+    options.resume_at = d.anchor.counter + Ticks<HostCounter>::from_raw(20'000'000);
+    const Plan p = planned(r, d, options);
+    EXPECT_EQ(term(p.tsc[0].bound, BoundSource::kFrequency), 2 * (506U + 20'706U));
+    EXPECT_EQ(p.gap_bound_ns, 506U);
+    // On one boot nothing is converted, and the gap in true time is known as well as the rate is.
+    d = same_boot();
+    d.anchor.rate_bound_ppb = 50'000;
+    d.anchor.counter = Count<HostCounter>::from_raw(1'000 + 2'000'000'000);
+    const Plan same = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(same.tsc[0].bound.total(), 0U);
+    EXPECT_EQ(same.gap_bound_ns, 50'500U);  // 50 ppm, the kHz, and a ns for whole ones
+}
+
 // -- refusals --
 
 TEST(PlanRefusal, FewerVcpus) {

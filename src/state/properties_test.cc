@@ -70,6 +70,7 @@ RC_GTEST_PROP(DestinationProperty, JsonCarriesEveryDestination, ()) {
     RC_ASSERT(read.has_value());
     RC_ASSERT(read->identity == destination.identity);
     RC_ASSERT(read->anchor == destination.anchor);
+    RC_ASSERT(read->exchange == destination.exchange);
     RC_ASSERT(json_text(destination_to_json(*read)) == text);
 }
 

@@ -57,6 +57,7 @@ Anchor<D> anchor() {
     anchor.tai_offset_sec = static_cast<std::int32_t>(u64());
     anchor.synchronised = flag();
     anchor.frequency = hz();
+    anchor.rate_bound_ppb = static_cast<std::uint32_t>(u64() % (kRateBoundPpbMax + 1));
     return anchor;
 }
 
@@ -114,6 +115,17 @@ inline Destination destination() {
     for (const Quirk quirk : kAllQuirks)
         if (flag()) destination.quirks |= static_cast<Quirks>(quirk);
     destination.by_value_bound_ns = u64();
+    const int rounds = flag() ? *rc::gen::inRange(0, 4) : 0;
+    for (int i = 0; i < rounds; ++i) {
+        ExchangeRound round;
+        round.asked = Count<HostCounter>::from_raw(u64());
+        round.received = Count<SourceCounter>::from_raw(u64());
+        round.answered =
+            round.received + Ticks<SourceCounter>::from_raw(static_cast<std::int64_t>(u64() >> 1));
+        round.heard =
+            round.asked + Ticks<HostCounter>::from_raw(static_cast<std::int64_t>(u64() >> 1));
+        destination.exchange.push_back(round);
+    }
     return destination;
 }
 

@@ -243,7 +243,7 @@ def demo_findings(told: dict) -> Tuple[List[Finding], Dict[str, str]]:
             name = f"{clock['clock']} seam, {clock['unit']}"
             seams[name] = max(seams.get(name, 0), abs(int(clock["seam"])))
         for seen in certificate["observed"]:
-            if "kvmclock_seam_ns" in seen:
+            if seen.get("kvmclock_seam_ns") is not None:
                 name = "kvmclock seam the guest read, ns"
                 seams[name] = max(seams.get(name, 0), abs(int(seen["kvmclock_seam_ns"])))
     return found, {name: str(worst) for name, worst in seams.items()}

@@ -74,14 +74,20 @@ struct Row {
     std::string text;
 };
 
+/// A row's clock without the number behind it.
+std::string_view stem(std::string_view name) {
+    return name.substr(0, name.rfind(' '));
+}
+
 /// Rows of one clock whose lines are equal, as one: "tsc vCPU 0..3".
 std::vector<Row> merged(std::vector<Row> rows) {
     std::vector<Row> out;
     std::size_t first = 0;
     for (std::size_t i = 1; i <= rows.size(); ++i) {
         const bool same = i < rows.size() && rows[i].line == rows[first].line &&
-                          rows[i].text == rows[first].text && rows[i].name.starts_with("tsc v") &&
-                          rows[first].name.starts_with("tsc v");
+                          rows[i].text == rows[first].text &&
+                          stem(rows[i].name).ends_with(" vCPU") &&
+                          stem(rows[i].name) == stem(rows[first].name);
         if (same) continue;
         Row row = rows[first];
         if (i - first > 1)
@@ -90,6 +96,18 @@ std::vector<Row> merged(std::vector<Row> rows) {
         first = i;
     }
     return out;
+}
+
+bool has_kvmclock(const Certificate& certificate) {
+    return std::any_of(certificate.clocks.begin(), certificate.clocks.end(),
+                       [](const auto& row) { return row.clock == state::ClockKind::kKvmclock; });
+}
+
+/// What a guest reads its counter with.
+std::string_view reading_of(const Certificate& certificate) {
+    const bool arm64 = !certificate.clocks.empty() &&
+                       certificate.clocks.front().clock == state::ClockKind::kVirtualCounter;
+    return arm64 ? "CNTVCT" : "RDTSC";
 }
 
 std::string verdict_text(const Certificate& certificate) {
@@ -102,9 +120,11 @@ std::string verdict_text(const Certificate& certificate) {
     add_measures(table, certificate.measures);
     table.add({"rate", fmt::format("{}, off by {}", state::name(certificate.rate),
                                    rate_error_text(certificate.tsc_rate_error))});
-    table.add({"kvmclock trim", fmt::format("{} rounds, {} ns left{}", certificate.trim.rounds,
-                                            certificate.trim.residual_ns,
-                                            certificate.trim.converged ? "" : ", NOT converged")});
+    if (has_kvmclock(certificate))
+        table.add(
+            {"kvmclock trim", fmt::format("{} rounds, {} ns left{}", certificate.trim.rounds,
+                                          certificate.trim.residual_ns,
+                                          certificate.trim.converged ? "" : ", NOT converged")});
     if (certificate.notice)
         table.add({"notice", fmt::format("the guest is told of a gap of {} ns; its REALTIME lags "
                                          "{} ns until it is repaired",
@@ -141,14 +161,16 @@ std::string certificate_table(const Certificate& certificate) {
 std::string observed_table(const Certificate& certificate) {
     if (certificate.observed.empty()) return "";
     Table table{{{"vCPU", Align::kRight},
-                 {"first RDTSC", Align::kRight},
+                 {fmt::format("first {}", reading_of(certificate)), Align::kRight},
                  {"after the instant", Align::kRight},
                  {"its page's kvmclock seam", Align::kRight},
                  {"backward steps", Align::kRight}}};
     for (const auto& seen : certificate.observed)
-        table.add({std::to_string(seen.vcpu), std::to_string(seen.first_tsc),
-                   show_ns(seen.after_resume_ns), fmt::format("{} ns", seen.kvmclock_seam_ns),
-                   std::to_string(seen.backward_steps)});
+        table.add(
+            {std::to_string(seen.vcpu), std::to_string(seen.first_tsc),
+             show_ns(seen.after_resume_ns),
+             seen.kvmclock_seam_ns ? fmt::format("{} ns", *seen.kvmclock_seam_ns) : "no kvmclock",
+             std::to_string(seen.backward_steps)});
     return "What the guest saw:\n" + table.text("  ");
 }
 

@@ -12,6 +12,7 @@
 #include "certificate_table.h"
 #include "child_process.h"
 #include "command.h"
+#include "continuo/vmm/witness_names.h"
 #include "control.h"
 #include "doctor_report.h"
 #include "host_choice.h"
@@ -256,6 +257,10 @@ std::string notice_text(const Leg& leg) {
                        notice.at("told_delta_realtime_ns").get<std::uint64_t>());
 }
 
+std::string worst_skew_key() {
+    return fmt::format("worst_cross_skew_{}", vmm::kCrossSkewUnit);
+}
+
 std::string migration_text(const Leg& leg) {
     const auto& stats = leg.arrival.stats;
     const auto worst = worst_first_read_ns(leg.arrival.certificate);
@@ -273,12 +278,12 @@ std::string migration_text(const Leg& leg) {
         table.add({"first guest read",
                    fmt::format("at most {} after the prescribed instant", show_ns(*worst))});
     if (leg.witness.is_object())
-        table.add(
-            {"witness", fmt::format("{} loops, {} backward steps, worst skew between vCPUs "
-                                    "{} ns",
-                                    leg.witness.at("loops").get<std::uint64_t>(),
-                                    leg.witness.at("backward_steps").get<std::uint64_t>(),
-                                    leg.witness.at("worst_cross_skew_ns").get<std::uint64_t>())});
+        table.add({"witness", fmt::format("{} loops, {} backward steps, {} {} {}",
+                                          leg.witness.at("loops").get<std::uint64_t>(),
+                                          leg.witness.at("backward_steps").get<std::uint64_t>(),
+                                          vmm::kCrossSkewMeaning,
+                                          leg.witness.at(worst_skew_key()).get<std::uint64_t>(),
+                                          vmm::kCrossSkewUnit)});
     if (const std::string told = notice_text(leg); !told.empty()) table.add({"notice", told});
     table.add({"memory", fmt::format("{} pages hold what the guest wrote", leg.pages_verified)});
     return table.text("  ");

@@ -9,6 +9,7 @@
 #include "command.h"
 #include "continuo/kvm/quirk_table.h"
 #include "continuo/state/plan.h"
+#include "continuo/vmm/cpu_model.h"
 #include "doctor_report.h"
 #include "number.h"
 #include "progress.h"
@@ -94,6 +95,7 @@ Json destination_json(const kvm::DoctorReport& report) {
     const auto anchor = kvm::tai_anchor(report.host->frequency());
     if (!anchor) return nullptr;
     state::Destination destination;
+    destination.architecture = vmm::kArchitecture;
     destination.identity = report.host->identity;
     destination.anchor = *anchor;
     destination.scaling_frac_bits = report.host->scaling_frac_bits;

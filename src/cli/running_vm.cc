@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <type_traits>
 
+#include "continuo/vmm/witness_names.h"
 #include "progress.h"
 #include "text.h"
 
@@ -231,9 +232,9 @@ Json witness_json(vmm::VirtualMachine& machine) {
     Json json;
     json["loops"] = summary.loops;
     json["backward_steps"] = summary.backward_steps;
-    json["worst_backward_tsc"] = summary.worst_backward_counter;
-    json["worst_backward_kvmclock"] = summary.worst_backward_clock;
-    json["worst_cross_skew_ns"] = summary.worst_cross_skew;
+    json[fmt::format("worst_backward_{}", vmm::kCounterName)] = summary.worst_backward_counter;
+    json[fmt::format("worst_backward_{}", vmm::kClockName)] = summary.worst_backward_clock;
+    json[fmt::format("worst_cross_skew_{}", vmm::kCrossSkewUnit)] = summary.worst_cross_skew;
     json["ticks"] = summary.ticks;
     json["guest_stopped"] = summary.guest_stopped;
     json["pages_written"] = summary.pages_written;

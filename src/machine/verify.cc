@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "continuo/machine/migration.h"
 #include "trim.h"
 
@@ -26,10 +28,12 @@ std::uint64_t sum(std::uint64_t a, std::uint64_t b) {
     return __builtin_add_overflow(a, b, &total) ? ~std::uint64_t{0} : total;
 }
 
-ClockCertificate certify_tsc(const Plan& plan, const Applied& applied, std::size_t vcpu) {
+/// The vCPU's counter; on arm64 the physical one too, which has the same offset.
+ClockCertificate certify_counter(const Plan& plan, const Applied& applied, std::size_t vcpu,
+                                 ClockKind counter) {
     const state::PrescribedTsc& prescribed = plan.tsc[vcpu];
     ClockCertificate out;
-    out.clock = ClockKind::kTsc;
+    out.clock = counter;
     out.vcpu = static_cast<std::uint32_t>(vcpu);
     out.unit = "ticks";
     out.prescribed = prescribed.at_resume.raw();
@@ -39,6 +43,15 @@ ClockCertificate certify_tsc(const Plan& plan, const Applied& applied, std::size
     out.seam_bound = sum(applied.map_bound_ticks[vcpu], control_bound(prescribed.bound));
     out.bound = prescribed.bound;
     return out;
+}
+
+/// arm64 has one offset for both counters. By value the physical one is the host's, and the plan's
+/// notes say so.
+bool moves_physical_counter(const Plan& plan) {
+    return plan.architecture == state::Architecture::kArm64 &&
+           std::any_of(plan.writes.begin(), plan.writes.end(), [](const state::Write& write) {
+               return write.kind == state::WriteKind::kTscOffset;
+           });
 }
 
 /// kvmclock as the kernel has it now, carried to the resume instant along the prescribed line (the
@@ -87,9 +100,12 @@ Result<Certificate> verify(Machine& machine, const Plan& plan, const Applied& ap
         certificate.notes.insert(certificate.notes.begin(),
                                  "the guest was NOT told of the gap, as the policy promises: this "
                                  "VMM publishes no notice");
-    certificate.clocks.reserve(plan.tsc.size() + 1);
-    for (std::size_t vcpu = 0; vcpu < plan.tsc.size(); ++vcpu)
-        certificate.clocks.push_back(certify_tsc(plan, applied, vcpu));
+    certificate.clocks.reserve(2 * plan.tsc.size() + 1);
+    std::vector<ClockKind> counters{guest_counter(plan.architecture)};
+    if (moves_physical_counter(plan)) counters.push_back(ClockKind::kPhysicalCounter);
+    for (const ClockKind counter : counters)
+        for (std::size_t vcpu = 0; vcpu < plan.tsc.size(); ++vcpu)
+            certificate.clocks.push_back(certify_counter(plan, applied, vcpu, counter));
     if (plan.kvmclock) {
         auto kvmclock = certify_kvmclock(machine, plan, applied);
         if (!kvmclock) return tl::unexpected(kvmclock.error());

@@ -230,7 +230,7 @@ Json empty_row(ClockKind clock, std::string_view unit) {
 }
 
 Json tsc_row(const Plan& plan, const PrescribedTsc& tsc) {
-    Json row = empty_row(ClockKind::kTsc, "ticks");
+    Json row = empty_row(guest_counter(plan.architecture), "ticks");
     row["vcpu"] = tsc.vcpu;
     row["prescribed_at_anchor"] = tsc.at_anchor.raw();
     row["prescribed_at_resume"] = tsc.at_resume.raw();
@@ -351,7 +351,7 @@ Json observation_json(const GuestObservation& observed) {
     json["vcpu"] = observed.vcpu;
     json["first_tsc"] = observed.first_tsc;
     json["after_resume_ns"] = observed.after_resume_ns;
-    json["kvmclock_seam_ns"] = observed.kvmclock_seam_ns;
+    json["kvmclock_seam_ns"] = or_null(observed.kvmclock_seam_ns);
     json["backward_steps"] = observed.backward_steps;
     return json;
 }

@@ -141,6 +141,10 @@ std::string_view name(ClockKind clock) {
             return "kvmclock";
         case ClockKind::kRealtime:
             return "realtime";
+        case ClockKind::kVirtualCounter:
+            return "cntvct";
+        case ClockKind::kPhysicalCounter:
+            return "cntpct";
     }
     return "unknown";
 }

@@ -60,6 +60,7 @@ class Planner {
   public:
     Planner(const Record& record, const Destination& destination, const PlanOptions& options)
         : record_{record}, destination_{destination}, options_{options} {
+        plan_.architecture = record.architecture;
         plan_.policy = options.policy;
         plan_.resume_at = options.resume_at.value_or(destination.anchor.counter);
     }
@@ -80,6 +81,7 @@ class Planner {
     void refuse(ClockKind clock, std::optional<std::uint32_t> vcpu, RefusalReason reason,
                 std::uint64_t size, std::string_view unit, std::string message,
                 std::string advice) {
+        if (clock == ClockKind::kTsc) clock = guest_counter(record_.architecture);
         refusals_.push_back(
             {clock, vcpu, reason, size, unit, std::move(message), std::move(advice)});
     }

@@ -114,7 +114,9 @@ KvmDestinationVm::KvmDestinationVm(const kvm::System& system, HostFindings findi
 Status KvmDestinationVm::create(std::span<const std::byte> shape) {
     const auto wanted = decode_shape(shape);
     if (!wanted) return tl::unexpected(wanted.error());
-    auto machine = VirtualMachine::create(system_, wanted->config, wanted->model);
+    auto machine = VirtualMachine::create(
+        system_, wanted->config, wanted->model,
+        options_.by_value ? CounterControl::kByValue : CounterControl::kExact);
     if (!machine) return tl::unexpected(std::move(machine.error()));
     machine_ = std::move(*machine);
     clocks_ = clock_machine_of(*machine_, findings_);

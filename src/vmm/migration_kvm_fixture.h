@@ -18,6 +18,8 @@ namespace continuo::vmm {
         ASSERT_TRUE(outcome_) << outcome_.error().message(); \
     } while (false)
 
+inline constexpr bool kX86 = kArchitecture == state::Architecture::kX86_64;
+
 /// What doctor says of this host; asked once.
 struct Host {
     kvm::System system;
@@ -111,7 +113,9 @@ inline void expect_whole(VirtualMachine& machine) {
         EXPECT_EQ(report.counter_back_own.count + report.counter_back_cross.count, 0u);
         EXPECT_EQ(report.clock_back_own.count, 0u)
             << report.clock_back_own.before << " -> " << report.clock_back_own.after;
-        EXPECT_GT(report.ticks, 0u);
+        if (kX86) {
+            EXPECT_GT(report.ticks, 0u);
+        }
     }
     ASSERT_OK(verify_workload(machine.memory(), machine.config().vcpus));
 }

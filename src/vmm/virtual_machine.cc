@@ -71,7 +71,8 @@ Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System
 
 Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System& system,
                                                                const VmConfig& config,
-                                                               const CpuModel& model) {
+                                                               const CpuModel& model,
+                                                               CounterControl control) {
     if (auto valid = check(config); !valid) return tl::unexpected(std::move(valid.error()));
     const auto offered = host_cpu_model(system, config);
     if (!offered) return tl::unexpected(offered.error());
@@ -81,13 +82,14 @@ Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System
     std::unique_ptr<VirtualMachine> machine{new VirtualMachine};
     machine->config_ = config;
     machine->model_ = model;
-    if (auto done = machine->set_up(system); !done) return tl::unexpected(std::move(done.error()));
+    if (auto done = machine->set_up(system, control); !done)
+        return tl::unexpected(std::move(done.error()));
     if (auto done = machine->start_threads(); !done) return tl::unexpected(std::move(done.error()));
     return machine;
 }
 
-Status VirtualMachine::set_up(const kvm::System& system) {
-    auto vm = kvm::Vm::create(system);
+Status VirtualMachine::set_up(const kvm::System& system, CounterControl control) {
+    auto vm = create_vm(system, control);
     if (!vm) return tl::unexpected(std::move(vm.error()));
     vm_.emplace(std::move(*vm));
     auto memory = kvm::GuestMemory::create(config_.memory_bytes);

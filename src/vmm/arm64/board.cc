@@ -24,6 +24,12 @@ Result<kvm::Vcpu> create_vcpu(const kvm::Vm& vm, std::uint32_t id, const CpuMode
 
 }  // namespace
 
+Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control) {
+    kvm::VmOptions options;
+    if (control == CounterControl::kByValue) options.counter = kvm::CounterOwner::kKernel;
+    return kvm::Vm::create(system, options);
+}
+
 Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
                             const CpuModel& model, std::vector<kvm::Vcpu>& vcpus) {
     if (auto done = vm.set_memory(0, memory, false); !done)

@@ -47,6 +47,10 @@ Status create_devices(kvm::Vm& vm, const kvm::GuestMemory& memory) {
 
 }  // namespace
 
+Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl) {
+    return kvm::Vm::create(system);
+}
+
 Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
                             const CpuModel& model, std::vector<kvm::Vcpu>& vcpus) {
     if (auto done = create_devices(vm, memory); !done)

@@ -32,10 +32,10 @@ struct ClockCertificate {
 /// What the guest itself saw after it went on, where somebody looked (the witness).
 struct GuestObservation {
     std::uint32_t vcpu = 0;
-    std::uint64_t first_tsc = 0;       ///< the first RDTSC after the resume
+    std::uint64_t first_tsc = 0;       ///< the first RDTSC after the resume; CNTVCT on arm64
     std::int64_t after_resume_ns = 0;  ///< its distance from the prescribed instant
-    std::int64_t kvmclock_seam_ns =
-        0;  ///< the line of the guest's own page less the prescribed line
+    /// The line of the guest's own page less the prescribed line; none without kvmclock.
+    std::optional<std::int64_t> kvmclock_seam_ns;
     std::uint64_t backward_steps = 0;  ///< of any clock, since it runs
 };
 

@@ -78,8 +78,20 @@ struct PlanOptions {
     std::optional<Count<HostCounter>> resume_at;
 };
 
-enum class ClockKind : std::uint8_t { kTsc, kTscAdjust, kKvmclock, kRealtime };
-std::string_view name(ClockKind clock);  ///< "tsc", "tsc_adjust", "kvmclock", "realtime"
+enum class ClockKind : std::uint8_t {
+    kTsc,
+    kTscAdjust,
+    kKvmclock,
+    kRealtime,
+    kVirtualCounter,   ///< arm64: CNTVCT, the guest's counter as the TSC is on x86-64
+    kPhysicalCounter,  ///< arm64: CNTPCT, of the same offset where that can be set
+};
+/// "tsc", "tsc_adjust", "kvmclock", "realtime", "cntvct", "cntpct"
+std::string_view name(ClockKind clock);
+/// The counter that a guest's clocks are lines of.
+constexpr ClockKind guest_counter(Architecture architecture) {
+    return architecture == Architecture::kArm64 ? ClockKind::kVirtualCounter : ClockKind::kTsc;
+}
 
 /// One reason why a prescribed value is not known better.
 enum class BoundSource : std::uint8_t {
@@ -234,6 +246,7 @@ struct Notice {
 };
 
 struct Plan {
+    Architecture architecture = Architecture::kX86_64;
     Policy policy{};
     ElapsedBy elapsed_by{};
     Count<HostCounter> resume_at;

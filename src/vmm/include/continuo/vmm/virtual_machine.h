@@ -48,9 +48,9 @@ class VirtualMachine {
   public:
     /// Creates the VM with its memory and vCPUs, stopped, registers at reset. What check() and
     /// check_cpu_model() say; kKernel where the kernel has no more memory, VMs or threads.
-    static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
-                                                          const VmConfig& config,
-                                                          const CpuModel& model);
+    static Result<std::unique_ptr<VirtualMachine>> create(
+        const kvm::System& system, const VmConfig& config, const CpuModel& model,
+        CounterControl control = CounterControl::kExact);
     /// The same with host_cpu_model().
     static Result<std::unique_ptr<VirtualMachine>> create(const kvm::System& system,
                                                           const VmConfig& config);
@@ -116,7 +116,7 @@ class VirtualMachine {
     };
 
     VirtualMachine() = default;
-    Status set_up(const kvm::System& system);
+    Status set_up(const kvm::System& system, CounterControl control);
     Status start_threads();
     void thread_main(std::uint32_t index);
     void run_guest(std::uint32_t index, std::optional<HostCount> gate);

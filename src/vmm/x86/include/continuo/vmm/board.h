@@ -12,6 +12,7 @@
 #include "continuo/kvm/memory.h"
 #include "continuo/kvm/vcpu.h"
 #include "continuo/kvm/vm.h"
+#include "continuo/vmm/counter_control.h"
 #include "continuo/vmm/cpu_model.h"
 
 namespace continuo::vmm {
@@ -19,6 +20,9 @@ namespace continuo::vmm {
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
 inline constexpr std::int64_t kGateSpinTicks = 60'000;
+
+/// A VM without vCPUs. All controls are there on x86-64, whatever is asked for.
+state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control);
 
 class Board {
   public:

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 
@@ -39,6 +40,21 @@ Result<GuestMemory> GuestMemory::create(std::uint64_t size, std::uint64_t base) 
     memory.base_ = base;
     memory.size_ = size;
     return memory;
+}
+
+Status GuestMemory::find_touched_pages(std::span<std::uint64_t> bitmap) const {
+    CONTINUO_CHECK(bitmap.size() >= (size_ / kPageSize + 63) / 64);
+    std::fill(bitmap.begin(), bitmap.end(), 0);
+    off_t end = 0;
+    for (;;) {
+        const off_t begin = ::lseek(fd_.get(), end, SEEK_DATA);
+        if (begin < 0 && errno == ENXIO) return {};  // nothing behind `end`
+        if (begin >= 0) end = ::lseek(fd_.get(), begin, SEEK_HOLE);
+        if (begin < 0 || end < 0) return kernel_failure("lseek in guest memory", errno);
+        const auto stop = static_cast<std::uint64_t>(end) / kPageSize;
+        for (auto page = static_cast<std::uint64_t>(begin) / kPageSize; page < stop; ++page)
+            bitmap[page / 64] |= std::uint64_t{1} << (page % 64);
+    }
 }
 
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept

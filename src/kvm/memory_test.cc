@@ -20,6 +20,21 @@ TEST(GuestMemory, HoldsWhatIsWritten) {
     EXPECT_EQ(memory->read_object<std::uint64_t>(kSize - 8), 0x1122334400000007u);
 }
 
+TEST(GuestMemory, KnowsThePagesThatWereTouched) {
+    auto memory = GuestMemory::create(200 * kPageSize);
+    ASSERT_TRUE(memory);
+    std::uint64_t bitmap[4] = {~0ull, ~0ull, ~0ull, ~0ull};
+    ASSERT_TRUE(memory->find_touched_pages(bitmap));
+    EXPECT_EQ(bitmap[0] | bitmap[1] | bitmap[2] | bitmap[3], 0u);
+    for (const std::uint64_t page : {0u, 1u, 63u, 64u, 199u})
+        ASSERT_TRUE(memory->write_object<std::uint32_t>(page * kPageSize + 8, 0));
+    ASSERT_TRUE(memory->find_touched_pages(bitmap));
+    EXPECT_EQ(bitmap[0], 1ull << 63 | 3);
+    EXPECT_EQ(bitmap[1], 1u);
+    EXPECT_EQ(bitmap[2], 0u);
+    EXPECT_EQ(bitmap[3], 1u << 7);
+}
+
 TEST(GuestMemory, RefusesAddressesOutside) {
     auto memory = GuestMemory::create(kSize, 2 * kPageSize);
     ASSERT_TRUE(memory);

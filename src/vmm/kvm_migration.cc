@@ -66,6 +66,12 @@ std::span<const std::byte> KvmSourceVm::memory() {
     return {machine_->memory().host(), machine_->memory().size()};
 }
 
+Status KvmSourceVm::fetch_touched_pages(std::vector<std::uint64_t>& bitmap) {
+    const std::uint64_t pages = machine_->memory().size() / kvm::kPageSize;
+    bitmap.assign((pages + 63) / 64, 0);
+    return machine_->memory().find_touched_pages(bitmap);
+}
+
 Status KvmSourceVm::log_dirty_pages(bool on) {
     // A guest of which a vCPU has died is not moved: there it would fail again, and mysteriously.
     if (auto well = machine_->health(); on && !well) return well;

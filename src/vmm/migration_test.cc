@@ -68,6 +68,10 @@ class FakeSource : public SourceVm {
     }
     Bytes shape() override { return Bytes(3, std::byte{9}); }
     std::span<const std::byte> memory() override { return world_.source_memory; }
+    Status fetch_touched_pages(std::vector<std::uint64_t>& bitmap) override {
+        bitmap.assign(1, ~std::uint64_t{0});
+        return {};
+    }
     Status log_dirty_pages(bool on) override {
         logging = on;
         return {};

@@ -202,8 +202,7 @@ class Source {
     }
 
     Status copy_while_running() {
-        const std::uint64_t pages = vm_.memory().size() / kPageBytes;
-        dirty_.assign((pages + 63) / 64, ~std::uint64_t{0});
+        if (auto done = vm_.fetch_touched_pages(dirty_); !done) return done;
         for (;;) {
             if (auto done = one_round(dirty_); !done) return done;
             if (stream_.readable()) {

@@ -97,7 +97,9 @@ Status load_state(VirtualMachine& machine, const VmState& state) {
     for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
         if (auto done = load_vcpu(machine.vcpus()[i], state.vcpus[i]); !done) return done;
     }
-    return {};
+    // A vCPU's first KVM_RUN takes milliseconds, which the common entry would be late by. Only now:
+    // some registers take no value any more after it.
+    return machine.on_all_vcpu_threads([](kvm::Vcpu& vcpu) { return kvm::claim_vcpu(vcpu); });
 }
 
 Status arm_timers(VirtualMachine& machine, const VmState& state) {

@@ -40,6 +40,10 @@ class GuestMemory {
     /// True where [gpa, gpa + length) lies inside; no wrap.
     bool contains(std::uint64_t gpa, std::uint64_t length) const;
 
+    /// One bit for each page that was ever touched, bit 0 of word 0 first; the others are zeroes,
+    /// and looking at one would give it memory. `bitmap` is in whole words, at least a bit a page.
+    Status find_touched_pages(std::span<std::uint64_t> bitmap) const;
+
     Status read(std::uint64_t gpa, std::span<std::byte> into) const;
     Status write(std::uint64_t gpa, std::span<const std::byte> from);
 

@@ -54,6 +54,7 @@ class KvmSourceVm final : public SourceVm {
 
     Bytes shape() override;
     std::span<const std::byte> memory() override;
+    Status fetch_touched_pages(std::vector<std::uint64_t>& bitmap) override;
     Status log_dirty_pages(bool on) override;
     Status fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) override;
     Status stop() override;

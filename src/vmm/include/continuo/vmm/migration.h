@@ -38,6 +38,9 @@ class SourceVm {
     virtual Bytes shape() = 0;
     /// All guest memory, in whole pages. Read while the VM runs, like DMA.
     virtual std::span<const std::byte> memory() = 0;
+    /// The pages that may hold anything but zeroes, one bit each, for the first pass; the log is
+    /// on.
+    virtual Status fetch_touched_pages(std::vector<std::uint64_t>& bitmap) = 0;
     virtual Status log_dirty_pages(bool on) = 0;
     virtual Status fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) = 0;
     virtual Status stop() = 0;

@@ -118,11 +118,14 @@ std::string host_text(const kvm::DoctorReport& report) {
     Table table{{{""}, {""}}};
     const auto& host = *report.host;
     table.add({"kernel", host.identity.kernel});
-    table.add({"TSC", fmt::format("{} kHz, clocksource {}", grouped(std::uint64_t{host.tsc_khz()}),
-                                  host.clocksource.empty() ? "unknown" : host.clocksource)});
-    table.add({"TSC scaling", host.scaling_frac_bits
-                                  ? fmt::format("{} fractional bits", *host.scaling_frac_bits)
-                                  : "none"});
+    const bool x86 = vmm::kArchitecture == state::Architecture::kX86_64;
+    table.add({x86 ? "TSC" : "counter",
+               fmt::format("{} kHz, clocksource {}", grouped(std::uint64_t{host.tsc_khz()}),
+                           host.clocksource.empty() ? "unknown" : host.clocksource)});
+    if (x86)
+        table.add({"TSC scaling", host.scaling_frac_bits
+                                      ? fmt::format("{} fractional bits", *host.scaling_frac_bits)
+                                      : "none"});
     table.add({"quirks", quirk_names(report.quirks)});
     return table.text("  ");
 }

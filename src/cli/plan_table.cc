@@ -38,8 +38,9 @@ std::string clocks(const Plan& plan) {
                  {"offset", Align::kRight},
                  {"bound", Align::kRight},
                  {"made of"}}};
+    const std::string counter{state::name(state::guest_counter(plan.architecture))};
     for (const auto& tsc : plan.tsc)
-        table.add({"tsc", std::to_string(tsc.vcpu), std::to_string(tsc.at_resume.raw()),
+        table.add({counter, std::to_string(tsc.vcpu), std::to_string(tsc.at_resume.raw()),
                    std::to_string(tsc.advanced.raw()), "ticks",
                    std::to_string(static_cast<std::int64_t>(tsc.map.offset())),
                    std::to_string(tsc.bound.total()), terms_text(tsc.bound)});

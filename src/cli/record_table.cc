@@ -32,7 +32,27 @@ std::string host_part(const Record& record) {
     return table.text();
 }
 
+/// arm64: no more than a counter.
+std::string arm64_vcpu_part(const Record& record) {
+    using Align = Table::Align;
+    Table table{{{"vCPU", Align::kRight},
+                 {"CNTVCT", Align::kRight},
+                 {"+-", Align::kRight},
+                 {"offset", Align::kRight},
+                 {"Hz", Align::kRight}}};
+    for (std::size_t i = 0; i < record.vcpus.size(); ++i) {
+        const auto& vcpu = record.vcpus[i];
+        table.add(
+            {std::to_string(i), std::to_string(vcpu.counter.raw()),
+             std::to_string(vcpu.counter_bound_ticks),
+             vcpu.tsc_offset ? std::to_string(static_cast<std::int64_t>(*vcpu.tsc_offset)) : "-",
+             std::to_string(vcpu.frequency.hz())});
+    }
+    return table.text();
+}
+
 std::string vcpu_part(const Record& record) {
+    if (record.architecture == state::Architecture::kArm64) return arm64_vcpu_part(record);
     using Align = Table::Align;
     Table table{{{"vCPU", Align::kRight},
                  {"counter", Align::kRight},

@@ -14,9 +14,10 @@ namespace continuo::cli {
 namespace {
 
 constexpr const char* kExample =
-    "The guest is the witness: every vCPU reads its TSC and kvmclock without pause and writes "
-    "down\n"
-    "every backward step, jump and skew. Ends with 1 where it has seen a clock go backwards.\n"
+    "The guest is the witness: every vCPU reads its clocks (TSC and kvmclock; arm64: CNTVCT and\n"
+    "CNTPCT) without pause and writes down every backward step, jump and skew. Ends with 1 where "
+    "it\n"
+    "has seen a clock go backwards.\n"
     "Example:\n"
     "  $ continuo vm run --vcpus 4 --control /tmp/vm.sock &\n"
     "  $ continuo capture --control /tmp/vm.sock\n"

@@ -497,11 +497,18 @@ class Planner {
             plan_.notes.push_back(
                 fmt::format("the guest's MONOTONIC will count the gap of {} ns", plan_.gap.raw()));
         if (one_counter() && lacks(Quirk::kPhysicalCounterFixed)) note_physical_counter();
-        if (by_value())
-            plan_.notes.push_back(
-                fmt::format("TSC goes by value: each vCPU's write lands within {} ns, and vCPUs "
-                            "may differ by that",
-                            destination_.by_value_bound_ns));
+        if (by_value()) note_by_value();
+    }
+
+    void note_by_value() {
+        plan_.notes.push_back(
+            one_counter()
+                ? fmt::format("CNTVCT goes by value: one write for all vCPUs, which lands within "
+                              "{} ns",
+                              destination_.by_value_bound_ns)
+                : fmt::format("TSC goes by value: each vCPU's write lands within {} ns, and vCPUs "
+                              "may differ by that",
+                              destination_.by_value_bound_ns));
     }
 
     void note_physical_counter() {

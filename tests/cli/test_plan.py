@@ -101,9 +101,14 @@ class Plan(unittest.TestCase):
     def test_refusals(self):
         back = {**self.destination["anchor"], "tai_ns": self.record["anchor"]["tai_ns"] - 10**9}
         far = {**self.destination["anchor"], "tai_ns": self.record["anchor"]["tai_ns"] + 31 * 86_400 * 10**9}
+        # It held the question for 1 s, it says, and the answer was here after 60 us.
+        contradiction = dict(self.destination["exchange"][0])
+        contradiction["answered"] += 2_500_000_000
         for change, reason in [({"vcpus": 1}, "vcpus"), ({"scaling_frac_bits": None}, "frequency"),
-                               ({"masterclock": False}, "no_masterclock"), ({"anchor": back}, "negative_gap"),
-                               ({"anchor": far}, "absurd_gap"),
+                               ({"masterclock": False}, "no_masterclock"),
+                               ({"anchor": back, "exchange": []}, "negative_gap"),
+                               ({"anchor": far, "exchange": []}, "absurd_gap"),
+                               ({"exchange": [contradiction]}, "exchange"),
                                ({"quirks": ["tsc_offset_ignored", "tsc_write_ignored"]}, "tsc_uncontrolled")]:
             with self.subTest(reason=reason):
                 answer = self.changed(destination=change, code=REFUSED)
@@ -115,6 +120,43 @@ class Plan(unittest.TestCase):
                 self.assertEqual(done.returncode, REFUSED)
                 self.assertIn(b"refused", done.stdout)
                 self.assertIn(b"do next", done.stdout)
+
+    def test_by_exchange_and_by_tai(self):
+        both = plan()
+        gap = both["gap"]
+        # 12 s since the stop, at 27 and 31 ppm: the exchange has drifted, and TAI knows better.
+        self.assertEqual(both["elapsed_by"], "tai")
+        self.assertGreater(gap["by_exchange"]["bound_ns"], gap["by_tai"]["bound_ns"])
+        self.assertEqual(gap["by_exchange"]["rounds"], len(self.destination["exchange"]))
+        self.assertEqual(gap["clock_offset"]["ns"], gap["by_tai"]["ns"] - gap["by_exchange"]["ns"])
+        # A clock that says STA_UNSYNC is known to 16 s only.
+        unsynchronised = self.changed(destination={"anchor": {**self.destination["anchor"], "synchronised": False}})
+        self.assertEqual(unsynchronised["elapsed_by"], "exchange")
+        self.assertGreaterEqual(unsynchronised["gap"]["by_tai"]["bound_ns"], 16 * 10**9)
+        self.assertIn("STA_UNSYNC", unsynchronised["notes"][0])
+        # One that is an hour off is told by how much at least, and is not gone by.
+        hour = 3600 * 10**9
+        anchor = {**self.destination["anchor"], "tai_ns": self.destination["anchor"]["tai_ns"] + hour}
+        wrong = self.changed(destination={"anchor": anchor})
+        self.assertEqual(wrong["elapsed_by"], "exchange")
+        self.assertEqual(wrong["gap"]["ns"], gap["by_exchange"]["ns"])
+        self.assertEqual(wrong["gap"]["clock_offset"]["ns"], gap["clock_offset"]["ns"] + hour)
+        self.assertTrue([note for note in wrong["notes"] if "wrong by at least" in note])
+        without = self.changed(destination={"exchange": []})
+        self.assertIsNone(without["gap"]["by_exchange"])
+        self.assertEqual(without["gap"]["ns"], gap["ns"])
+        text = run("plan", "--record", RECORD, "--destination", DESTINATION).stdout.decode()
+        for words in ["by exchange", "by TAI", "clock offset"]:
+            self.assertIn(words, text)
+
+    def test_an_exchange_that_cannot_be(self):
+        first = self.destination["exchange"][0]
+        for change, where in [({"heard": first["asked"] - 1}, "/exchange/0/heard"),
+                              ({"answered": first["received"] - 1}, "/exchange/0/answered"),
+                              ({"asked": -1}, "/exchange/0/asked"), ({"when": 0}, "/exchange/0/when")]:
+            broken = self.file("d.json", {**self.destination, "exchange": [{**first, **change}]})
+            error = error_of("plan", "--record", RECORD, "--destination", broken, code=BAD_INPUT)
+            self.assertIn(where, error["where"])
 
     def test_gap_limit_and_clamp(self):
         self.assertEqual(plan("--gap-limit", "12001ms")["verdict"], "accepted")

@@ -97,6 +97,15 @@ TEST(QuirkTable, OfAQuirkOfNoReleaseTheReleaseSaysNothing) {
     EXPECT_FALSE(judged("tsc_offset_ignored", "Linux 6.12.0 x86_64", {}).in_force());
 }
 
+TEST(QuirkTable, WhatAHostCanAddIsNoDisagreementThere) {
+    const auto disagrees = [](std::string_view kernel, bool seen) {
+        return judged("physical_counter_fixed", kernel, seen).disagrees();
+    };
+    EXPECT_FALSE(disagrees("Linux 6.12.0 aarch64", true));  // a protected KVM
+    EXPECT_FALSE(disagrees("Linux 6.1.0 aarch64", true));
+    EXPECT_TRUE(disagrees("Linux 6.1.0 aarch64", false));
+}
+
 TEST(QuirkTable, AHostIsJudgedByTheRowsOfItsArchitecture) {
     for (const Architecture architecture : {Architecture::kX86_64, Architecture::kArm64})
         for (const QuirkFinding& finding : judge_quirks(architecture, "Linux 6.12.0", {}))

@@ -159,7 +159,7 @@ class Shuttle {
         if (!connection) return tl::unexpected(std::move(connection.error()));
         const auto outcome = vmm::send_vm(
             std::move(*connection), source, [&] { return vmm::connect_to(*to, 5s); },
-            migration_options());
+            migration_options(step));
         return report_sent(step, source, outcome);
     }
 
@@ -195,7 +195,7 @@ class Shuttle {
         options.plan.policy = step.policy;
         vmm::KvmDestinationVm vm{system_, findings_, options};
         if (auto met = page_.meet(); !met) return met;
-        const auto outcome = (*receiver)->receive(vm, migration_options(), kPatience);
+        const auto outcome = (*receiver)->receive(vm, migration_options(step), kPatience);
         if (!outcome) return tl::unexpected(outcome.error());
         return report_received(step, vm, *outcome);
     }
@@ -309,10 +309,12 @@ class Shuttle {
         return {};
     }
 
-    static vmm::MigrationOptions migration_options() {
+    static vmm::MigrationOptions migration_options(const Step& step) {
         vmm::MigrationOptions options;
         options.io_timeout = 60s;
-        options.rounds_max = 2;  // each is a second of a busy machine, and moves no clock
+        if (!step.exchange) options.exchange_rounds = 0;
+        options.exchange_time = 500ms;  // a round takes tens of them where the machine is busy
+        options.rounds_max = 2;         // each is a second of a busy machine, and moves no clock
         return options;
     }
 

@@ -398,7 +398,7 @@ Result<ExitCode> run(const Options& options) {
     if (*choice == HostChoice::kEmulated) return tl::unexpected(run_emulated(options));
     progress("examining this host");
     const auto host = examine_local_host();
-    if (*choice == HostChoice::kAuto) {
+    if (*choice == HostChoice::kAuto && !is_emulated_host()) {
         if (const std::string why = why_not_local(host); !why.empty()) {
             progress("{}", why);
             progress(

@@ -85,7 +85,7 @@ REQUIREMENTS = (
         architecture="x86",
     ),
     Requirement("S2.3", "with the kernel's TSC synchronisation heuristics, old and new",
-                _doctor("tsc_first_write") + _tests("*Behaviour*.*"),
+                _doctor("tsc_first_write") + _tests("QuirkOnThisKernel.*", "RestoreOnThisKernel.*"),
                 architecture="x86"),
     Requirement("S2.4", "arm64: the virtual counter's offset", _doctor("counter_*"), architecture="arm64"),
     Requirement("S2.5", "arm64: the physical counter's offset, by trap or CNTPOFF",
@@ -99,7 +99,7 @@ REQUIREMENTS = (
     Requirement("S3.2", "host writes of TSC and TSC_ADJUST without heuristics",
                 _doctor("tsc_second_write"),
                 architecture="x86"),
-    Requirement("S3.3", "the heuristics as the kernel has them", _tests("*Behaviour*.*"),
+    Requirement("S3.3", "the heuristics as the kernel has them", _tests("QuirkOnThisKernel.*", "RestoreOnThisKernel.*"),
                 architecture="x86"),
     Requirement("S3.4", "the masterclock: held, lost, back",
                 _doctor("masterclock") + _tests("MachineContract.EqualOffsets*"),
@@ -125,6 +125,8 @@ REQUIREMENTS = (
     Requirement("S4.4", "vCPU 0 unplugged and plugged again",
                 elsewhere="needs a Linux guest, which is not built yet",
                 architecture="x86"),
-    Requirement("S4.5", "stability lost while running", _tests("*Clocksource*"),
+    Requirement("S4.5", "stability lost while running: monotonic all the same",
+                elsewhere="needs the reader's fallback in a guest, which is not built yet; raw pages"
+                " go back then (S0.4's test prints by how much)",
                 architecture="x86"),
 )

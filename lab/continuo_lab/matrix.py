@@ -141,6 +141,17 @@ def demo(column: Column, results: Results) -> None:
     results.figures.update(figures)
 
 
+def bench(column: Column, results: Results) -> None:
+    done = _once_more(column, ["continuo", "bench", "counter", "--json"], _is_json)
+    if done.error or not _is_json(done):
+        _failed(results, "bench", done)
+        return
+    for read in json.loads(done.stdout)["series"]:
+        reason = read["no_cost"]
+        state = WORKS if reason is None else NOT_RUN
+        results.findings.append(Finding("bench", read["id"], state, (reason or {}).get("what", "")))
+
+
 def scaling(column: Column, results: Results) -> None:
     """All in one boot, which takes minutes of processor time there."""
     done = subprocess.run([str(_SCALING), "--kernel", column.kernel, "--json"],
@@ -161,6 +172,7 @@ JOBS: Dict[str, Job] = {
     "doctor": doctor,
     "tests": tests,
     "demo": demo,
+    "bench": bench,
 }
 
 

@@ -1,5 +1,6 @@
 // The witness guest on a real /dev/kvm: what only arm64 has.
 #include "continuo/kvm/counter.h"
+#include "continuo/kvm/doctor.h"
 #include "continuo/vmm/core_registers.h"
 #include "witness_kvm_fixture.h"
 
@@ -8,20 +9,29 @@ namespace {
 
 using namespace std::chrono_literals;
 
+/// False on an emulator whose CNTPOFF_EL2 does nothing: doctor finds it, and the witness must see
+/// the same.
+bool physical_counter_follows(const kvm::System& system) {
+    const auto report = kvm::examine(system);
+    return report && !state::has(report->quirks, state::Quirk::kPhysicalCounterFixed);
+}
+
 TEST_F(WitnessOnKvm, WatchesBothCountersWithWorkload) {
     boot(3, {.dirty_pages_a_second = 2000});
     ASSERT_OK(machine_->resume());
     run_for_loops(500);
+    std::this_thread::sleep_for(300ms);  // where no read traps, 500 loops are over before one page
     ASSERT_OK(machine_->stop());
     EXPECT_EQ(machine_->console(), "witness: watching\n");
     const auto reports = witness_reports(machine_->memory(), 3);
     ASSERT_OK(reports);
     const bool one_offset = machine_->vm().counter_offset().has_value();
+    const bool follows = physical_counter_follows(*system_);
     for (const witness::Report& report : *reports) {
         expect_sane(report);
         EXPECT_GT(report.pages_written, 0u);
         EXPECT_EQ(report.cross_checks > 0, one_offset);
-        EXPECT_EQ(report.cross_skew.count, 0u)
+        EXPECT_EQ(report.cross_skew.count > 0, one_offset && !follows)
             << report.cross_skew.before << " and " << report.cross_skew.after;
     }
     const WitnessSummary summary = summarise(*reports);
@@ -39,6 +49,7 @@ TEST_F(WitnessOnKvm, TheGuestsCountersAreTheHostsLessTheOffset) {
     boot(2, {});
     if (!machine_->vm().counter_offset()) GTEST_SKIP() << machine_->vm().why_no_offset()->message();
     constexpr std::uint64_t kAhead = std::uint64_t{1} << 60;
+    const std::uint64_t physical_ahead = physical_counter_follows(*system_) ? kAhead : 0;
     ASSERT_OK(machine_->vm().set_counter_offset(0 - kAhead));
     const std::uint64_t before = kvm::host_counter().raw();
     ASSERT_OK(machine_->resume());
@@ -49,11 +60,11 @@ TEST_F(WitnessOnKvm, TheGuestsCountersAreTheHostsLessTheOffset) {
     ASSERT_OK(reports);
     for (const witness::Report& report : *reports) {
         expect_sane(report);
-        for (const std::uint64_t seen : {report.last.counter, report.last.clock}) {
-            EXPECT_GE(seen, before + kAhead);
-            EXPECT_LE(seen, after + kAhead);
-        }
-        EXPECT_EQ(report.cross_skew.count, 0u);
+        EXPECT_GE(report.last.counter, before + kAhead);
+        EXPECT_LE(report.last.counter, after + kAhead);
+        EXPECT_GE(report.last.clock, before + physical_ahead);
+        EXPECT_LE(report.last.clock, after + physical_ahead);
+        EXPECT_EQ(report.cross_skew.count > 0, physical_ahead != kAhead);
     }
 }
 

@@ -45,10 +45,11 @@ ClockCertificate certify_counter(const Plan& plan, const Applied& applied, std::
     return out;
 }
 
-/// arm64 has one offset for both counters. By value the physical one is the host's, and the plan's
-/// notes say so.
-bool moves_physical_counter(const Plan& plan) {
+/// arm64 has one offset for both counters. By value, and where the physical one was seen not to
+/// follow, it is the host's: the plan's notes say so, and nothing is certified of it.
+bool moves_physical_counter(const Plan& plan, const HostFacts& facts) {
     return plan.architecture == state::Architecture::kArm64 &&
+           !state::has(facts.quirks, state::Quirk::kPhysicalCounterFixed) &&
            std::any_of(plan.writes.begin(), plan.writes.end(), [](const state::Write& write) {
                return write.kind == state::WriteKind::kTscOffset;
            });
@@ -102,7 +103,9 @@ Result<Certificate> verify(Machine& machine, const Plan& plan, const Applied& ap
                                  "VMM publishes no notice");
     certificate.clocks.reserve(2 * plan.tsc.size() + 1);
     std::vector<ClockKind> counters{guest_counter(plan.architecture)};
-    if (moves_physical_counter(plan)) counters.push_back(ClockKind::kPhysicalCounter);
+    const auto facts = machine.host_facts();
+    if (!facts) return tl::unexpected(facts.error());
+    if (moves_physical_counter(plan, *facts)) counters.push_back(ClockKind::kPhysicalCounter);
     for (const ClockKind counter : counters)
         for (std::size_t vcpu = 0; vcpu < plan.tsc.size(); ++vcpu)
             certificate.clocks.push_back(certify_counter(plan, applied, vcpu, counter));

@@ -1,4 +1,6 @@
 // Live migrations of the witness guest on a real /dev/kvm: what only arm64 has.
+#include <algorithm>
+
 #include "continuo/vmm/core_registers.h"
 #include "migration_kvm_fixture.h"
 
@@ -60,6 +62,21 @@ TEST_F(MigrationOnKvm, ByValueTheCountersLandWhenTheyLandAndTheCertificateSaysSo
         EXPECT_LT(clock.seam, 0) << "no account of the time that passed";
     }
     ASSERT_OK(await_epoch(*destination.machine(), *destination.epoch(), std::chrono::seconds{10}));
+}
+
+TEST_F(MigrationOnKvm, NothingIsCertifiedOfAPhysicalCounterThatDoesNotFollow) {
+    auto machine = boot(*host_, 2);
+    ASSERT_OK(machine);
+    KvmSourceVm source{host_->system, std::move(*machine), host_->findings};
+    KvmDestinationVm destination{host_->system, host_->findings, {}};
+    const Ends ends = migrate(source, destination, address());
+    if (const auto* kept = std::get_if<Kept>(&*ends.source)) FAIL() << kept->reason.message();
+    const auto& clocks = destination.certificate()->clocks;
+    const auto rows = std::count_if(clocks.begin(), clocks.end(), [](const auto& clock) {
+        return clock.clock == state::ClockKind::kPhysicalCounter;
+    });
+    const bool fixed = state::has(host_->findings.quirks, state::Quirk::kPhysicalCounterFixed);
+    EXPECT_EQ(rows, fixed ? 0 : 2);
 }
 
 }  // namespace

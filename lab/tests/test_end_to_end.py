@@ -193,12 +193,13 @@ class EndToEnd(unittest.TestCase):
     def test_newest_kernel_with_time_by_instructions(self):
         done = self.tool(
             "run", "--json", "--quiet", "--kernel", "newest", "--icount", "4", "--",
-            "sh", "-c", "dmesg | grep -o 'tsc: .* calibration: 1000.000 MHz'; test -c /dev/kvm",
+            "sh", "-c", "dmesg | grep -o 'tsc: .* calibration: [0-9.]* MHz'; test -c /dev/kvm",
         )  # fmt: skip
         result = json.loads(done.stdout)
         self.assertEqual(result["exit_code"], 0, done.stdout)
         self.assertRegex(result["kernel"], r"^([7-9]|[1-9][0-9])\.")
-        self.assertIn("1000.000 MHz", result["stdout"])
+        # 1 GHz by definition; the kernel's own measurement of it is good to a kHz.
+        self.assertRegex(result["stdout"], r"(999\.999|1000\.000|1000\.001) MHz")
 
     def test_sigterm_ends_qemu(self):
         tool, qemu = self.start("echo on; sleep 300", b"on\n")

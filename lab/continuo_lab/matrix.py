@@ -344,7 +344,7 @@ def markdown(everything: Sequence[Results], moves: str = "") -> str:
     lines = [
         "# What was seen on real kernels",
         "",
-        "Written by `make lab`; every cell comes from a run on that kernel. **works**: seen. "
+        "Written by `continuo-lab matrix`, of which `make lab` is the whole; every cell comes from a run on that kernel. **works**: seen. "
         "**absent**: the kernel says that it lacks it. **quirk**: it is there and does other than it "
         "says, and continuo goes around it. **not run** and **FAILED**: see the note.",
         "",

@@ -86,9 +86,7 @@ class Restore : public ScalingHost {
             seam = std::max(seam, off);
         }
         for (const auto& clock : moved.certificate.clocks) {
-            // Of a scaled guest KVM_GET_CLOCK counts host ticks and the page the guest's, so that
-            // the read-back's own ns shows at some ratios (2 ns seen where the page was 1 ns off).
-            const std::int64_t allowed = clock.clock == state::ClockKind::kKvmclock ? 2 : 0;
+            const std::int64_t allowed = clock.clock == state::ClockKind::kKvmclock ? 1 : 0;
             EXPECT_LE(std::abs(clock.seam), allowed) << state::name(clock.clock);
         }
         EXPECT_TRUE(moved.certificate.holds());

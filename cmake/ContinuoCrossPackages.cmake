@@ -4,14 +4,14 @@
 # built from its sources (package googletest).
 set(folder ${CMAKE_BINARY_DIR}/headers)
 file(MAKE_DIRECTORY ${folder})
-foreach(name fmt tl nlohmann CLI xxhash.h)
+foreach(name fmt tl nlohmann CLI toml++ xxhash.h)
     if(NOT EXISTS /usr/include/${name})
         message(FATAL_ERROR "/usr/include/${name} is missing: run scripts/install-packages")
     endif()
     file(CREATE_LINK /usr/include/${name} ${folder}/${name} SYMBOLIC)
 endforeach()
 
-foreach(target fmt::fmt tl::expected nlohmann_json::nlohmann_json CLI11::CLI11 PkgConfig::xxhash)
+foreach(target fmt::fmt tl::expected nlohmann_json::nlohmann_json CLI11::CLI11 tomlplusplus::tomlplusplus PkgConfig::xxhash)
     add_library(${target} INTERFACE IMPORTED)
     target_include_directories(${target} SYSTEM INTERFACE ${folder})
 endforeach()

@@ -3,6 +3,10 @@ find_package(fmt REQUIRED)
 find_package(tl-expected REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
+# Its headers alone: Debian has the compiled library as a shared one only, and `continuo` is linked statically.
+find_path(tomlplusplus_INCLUDE_DIR toml++/toml.h REQUIRED)
+add_library(tomlplusplus::tomlplusplus INTERFACE IMPORTED)
+target_include_directories(tomlplusplus::tomlplusplus SYSTEM INTERFACE ${tomlplusplus_INCLUDE_DIR})
 find_package(PkgConfig REQUIRED)
 # The archive before the shared library: `continuo` is linked statically (cmake/Findfmt.cmake says why).
 set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)

@@ -254,6 +254,9 @@ class Applier {
         // happens now: afterwards nothing moves the line that the loop below has trimmed.
         if (Status settled = machine_.settle(); !settled) return settled;
         const KvmclockTarget target{plan_.kvmclock->line, applied_.maps.front()};
+        // A scaled guest's line is read from its page, and that is current after a second pass.
+        if (target.map.scales())
+            if (Status settled = machine_.settle(); !settled) return settled;
         auto trim = trim_kvmclock(machine_, target, options_);
         if (!trim) return tl::unexpected(trim.error());
         applied_.trim = *trim;

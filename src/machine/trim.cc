@@ -1,6 +1,7 @@
 #include "trim.h"
 
 #include "continuo/time/tsc_scale.h"
+#include "guest_page.h"
 
 namespace continuo::machine {
 
@@ -12,28 +13,55 @@ Count<HostCounter> middle(Count<HostCounter> before, Count<HostCounter> after) {
     return before + time::Ticks<HostCounter>::from_raw((after - before).raw() / 2);
 }
 
-}  // namespace
+/// KVM_GET_CLOCK's answer, and the host counter that it is of.
+struct Reading {
+    Instant<Kvmclock> clock;
+    Count<HostCounter> at;
+    Nanos<Kvmclock> above(const KvmclockTarget& target) const { return clock - target.at(at); }
+};
 
-Result<Nanos<Kvmclock>> kvmclock_seam(Machine& machine, const KvmclockTarget& target) {
+Result<Reading> read_kernel(Machine& machine) {
     const Count<HostCounter> before = machine.now();
     const auto reading = machine.kvmclock();
     if (!reading) return tl::unexpected(reading.error());
-    const Count<HostCounter> at = reading->host ? *reading->host : middle(before, machine.now());
-    return reading->clock - target.at(at);
+    return Reading{reading->clock, reading->host ? *reading->host : middle(before, machine.now())};
+}
+
+/// The line that a scaled guest reads; nullopt where it has no page, or one that it damaged.
+Result<std::optional<PvclockLine>> scaled_page(Machine& machine, const KvmclockTarget& target,
+                                               const Reading& kernel) {
+    if (!target.map.scales()) return std::optional<PvclockLine>{};
+    const auto facts = machine.host_facts();
+    if (!facts) return tl::unexpected(facts.error());
+    const Hz effective = effective_frequency(target.map, *facts);
+    const PvclockLine line{target.map.at(kernel.at), kernel.clock,
+                           time::PvclockScale::from_hz(effective)};
+    return believable_page(machine, line, target.map, effective);
+}
+
+}  // namespace
+
+Result<Nanos<Kvmclock>> kvmclock_seam(Machine& machine, const KvmclockTarget& target) {
+    const auto kernel = read_kernel(machine);
+    if (!kernel) return tl::unexpected(kernel.error());
+    const auto page = scaled_page(machine, target, *kernel);
+    if (!page) return tl::unexpected(page.error());
+    if (!*page) return kernel->above(target);
+    const Count<GuestCounter> tsc = target.map.at(kernel->at);
+    return (*page)->at(tsc) - target.line.at(tsc);
 }
 
 Result<state::TrimReport> trim_kvmclock(Machine& machine, const KvmclockTarget& target,
                                         const ApplyOptions& options) {
     state::TrimReport report;
-    const auto look = [&]() -> Status {
-        const auto seam = kvmclock_seam(machine, target);
-        if (!seam) return tl::unexpected(seam.error());
-        report.residual_ns = seam->raw();
-        report.converged = seam->magnitude() <= options.trim_target_ns;
-        return {};
+    const auto found = [&](Nanos<Kvmclock> seam) {
+        report.residual_ns = seam.raw();
+        report.converged = seam.magnitude() <= options.trim_target_ns;
     };
     // What is on its line already is left there: a second apply() changes nothing.
-    if (Status looked = look(); !looked) return tl::unexpected(looked.error());
+    const auto before = kvmclock_seam(machine, target);
+    if (!before) return tl::unexpected(before.error());
+    found(*before);
     // Between reading the counter here and the kernel's own reading inside KVM_SET_CLOCK some time
     // passes, nearly the same each round: its last value is the correction of the next. What is
     // left is the jitter, and the loop waits for a round in which it is small enough.
@@ -50,7 +78,9 @@ Result<state::TrimReport> trim_kvmclock(Machine& machine, const KvmclockTarget& 
         ++report.rounds;
         const auto set = machine.set_kvmclock(target.at(machine.now()) + latency);
         if (!set) return tl::unexpected(set.error());
-        if (Status looked = look(); !looked) return tl::unexpected(looked.error());
+        const auto after = read_kernel(machine);
+        if (!after) return tl::unexpected(after.error());
+        found(after->above(target));
         latency = latency - Nanos<Kvmclock>::from_raw(report.residual_ns);
     }
     return report;

@@ -55,7 +55,7 @@ bool moves_physical_counter(const Plan& plan, const HostFacts& facts) {
            });
 }
 
-/// kvmclock as the kernel has it now, carried to the resume instant along the prescribed line (the
+/// kvmclock as the guest has it now, carried to the resume instant along the prescribed line (the
 /// slopes are one). The line is in vCPU 0's ticks, so what that counter is off by is in the seam.
 Result<ClockCertificate> certify_kvmclock(Machine& machine, const Plan& plan,
                                           const Applied& applied) {

@@ -118,7 +118,7 @@ Result<std::optional<PvclockLine>> IdealMachine::pvclock_page(std::size_t vcpu) 
 Result<KvmclockReading> IdealMachine::kvmclock() {
     KvmclockReading reading;
     const Count<HostCounter> at = now();
-    reading.clock = guest_kvmclock(at);
+    reading.clock = host_.clock_counts_host_ticks ? kernel_kvmclock(at) : guest_kvmclock(at);
     if (!lacks(state::Quirk::kNoClockTriple)) reading.host = at;
     reading.stable = stable();
     return reading;
@@ -216,6 +216,13 @@ PvclockLine IdealMachine::line_of(const Vcpu& vcpu) const {
 Instant<Kvmclock> IdealMachine::guest_kvmclock(Count<HostCounter> at) const {
     const Vcpu& first = vcpus_.front();
     return line_of(first).at(first.map.at(at));
+}
+
+Instant<Kvmclock> IdealMachine::kernel_kvmclock(Count<HostCounter> at) const {
+    const auto scale = time::PvclockScale::from_hz(host_.frequency);
+    const auto ticks = static_cast<std::uint64_t>((at - kvmclock_anchor_).raw());
+    const PvclockLine line{Count<GuestCounter>{}, kvmclock_at_anchor_, scale};
+    return line.at(Count<GuestCounter>::from_raw(ticks));
 }
 
 bool IdealMachine::stable() const {

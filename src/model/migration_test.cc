@@ -565,6 +565,39 @@ TEST(Migration, ASecondApplyFindsEverythingOnItsLine) {
     EXPECT_EQ(to.guest_kvmclock(plan->resume_at), line);
 }
 
+// 2 001 000 kHz on 2 000 000: the page counts guest ticks at floor(2e6 x floor(2^48 x 1.0005) /
+// 2^48) = 2 000 999 kHz, that is 1 / 2 000 999 = 500 ppb fast, and KVM_GET_CLOCK the host's. In the
+// 10 s between restore and look they part by 10 s x 500 ppb = 5 us.
+TEST(Migration, AScaledGuestsKvmclockIsHeldByItsPage) {
+    World world;
+    world.source = host(2'001'000, 1);
+    world.destination = host(2'000'000, 2, 48);
+    world.destination.clock_counts_host_ticks = true;
+    world.guest = *Hz::from_khz(2'001'000);
+    world.blackout_ns = 500'000'000;
+    Migration migration{world};
+    migration.run({});
+    const auto kvmclock_seam = [&] {
+        const auto certificate =
+            verify(migration.to(), migration.moved.plan, migration.moved.applied);
+        return certificate.value().clocks.back().seam;
+    };
+    EXPECT_EQ(migration.moved.certificate.clocks.back().clock, state::ClockKind::kKvmclock);
+    EXPECT_LE(std::abs(migration.moved.certificate.clocks.back().seam), 1);
+
+    migration.world().destination.sleep(10ULL * 2'000'000'000);
+    const auto reading = migration.to().kvmclock();
+    const auto page = migration.to().guest_kvmclock(*reading->host);
+    EXPECT_NEAR(static_cast<double>((page - reading->clock).raw()), 4'998, 20);
+    EXPECT_LE(std::abs(kvmclock_seam()), 1);
+
+    const auto line = migration.to().guest_kvmclock(migration.moved.plan.resume_at);
+    const auto again = apply(migration.to(), migration.moved.plan);
+    ASSERT_TRUE(again);
+    EXPECT_EQ(again->trim.rounds, 0U) << "it is on its line, and must not be moved";
+    EXPECT_EQ(migration.to().guest_kvmclock(migration.moved.plan.resume_at), line);
+}
+
 TEST(Migration, PendingGuestStoppedIsAskedForAgain) {
     World world;
     world.source = host(2'000'000, 1);

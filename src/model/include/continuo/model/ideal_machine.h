@@ -40,6 +40,9 @@ struct IdealHost {
     bool synchronises_writes = false;
     /// IA32_TSC_ADJUST takes writes and drops them, as KVM does where the guest's CPUID has none.
     bool drops_tsc_adjust = false;
+    /// KVM_GET_CLOCK counts the host's ticks since kvmclock was set, as KVM does, and not those of
+    /// a scaled guest, whose page then parts from it.
+    bool clock_counts_host_ticks = false;
     /// Ticks that the next call takes, at most this, drawn from a generator of its own; 0: calls
     /// take no time.
     std::uint64_t call_ticks_max = 0;
@@ -100,6 +103,7 @@ class IdealMachine final : public Machine {
     Status check(std::size_t vcpu) const;
     bool lacks(state::Quirk quirk) const { return state::has(host_.quirks, quirk); }
     PvclockLine line_of(const Vcpu& vcpu) const;
+    Instant<Kvmclock> kernel_kvmclock(Count<HostCounter> at) const;
     bool stable() const;
     void publish();
 

@@ -152,24 +152,6 @@ void hold_clocks(std::vector<std::string>& wrong, const TwoHosts& world, const s
 
 }  // namespace
 
-std::uint64_t Random::next() {
-    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15U);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-    return z ^ (z >> 31);
-}
-
-std::int64_t Random::between(std::int64_t lo, std::int64_t hi) {
-    const std::uint64_t span = static_cast<std::uint64_t>(hi) - static_cast<std::uint64_t>(lo) + 1;
-    return static_cast<std::int64_t>(static_cast<std::uint64_t>(lo) +
-                                     (span == 0 ? next() : next() % span));
-}
-
-std::int64_t Random::of_any_size(std::int64_t hi) {
-    const auto shift = static_cast<int>(next() % 40);
-    return between(0, std::max<std::int64_t>(hi >> shift, 0));
-}
-
 std::uint64_t TrueHost::count(Femtoseconds t) const {
     return count_at_start + ticks_in(t, true_millihertz);
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "continuo/model/random.h"
 #include "continuo/state/plan.h"
 
 namespace continuo::model {
@@ -15,21 +16,6 @@ using time::i128;
 
 /// True time since an arbitrary start, in 10^-15 s.
 using Femtoseconds = i128;
-
-/// SplitMix64 (Steele, Lea, Flood 2014): one word of state, any seed.
-class Random {
-  public:
-    explicit Random(std::uint64_t seed) : state_{seed} {}
-    std::uint64_t next();
-    /// Uniform enough in [lo, hi].
-    std::int64_t between(std::int64_t lo, std::int64_t hi);
-    /// Between 0 and hi, each order of magnitude as often as the next.
-    std::int64_t of_any_size(std::int64_t hi);
-    bool one_in(std::int64_t n) { return between(1, n) == 1; }
-
-  private:
-    std::uint64_t state_;
-};
 
 /// A counter that truly runs at `true_millihertz` and is said to run at whole kHz.
 struct TrueHost {

@@ -1,0 +1,322 @@
+// kvmclock: the masterclock, the vCPUs' pages, KVM_GET_CLOCK and KVM_SET_CLOCK, and what the guest
+// asks for through its MSRs.
+#include <cstring>
+#include <string>
+
+#include "continuo/model/kvm_vm.h"
+#include "time_scale.h"
+
+namespace continuo::model {
+
+namespace {
+
+using state::ErrorCode;
+
+constexpr std::uint64_t kPageBytes = 4096;
+
+/// KVM maps the guest's page of memory, and no structure that crosses into the next one.
+bool within_one_page(std::uint64_t gpa) {
+    return gpa % kPageBytes <= kPageBytes - sizeof(abi::pvclock_vcpu_time_info);
+}
+
+tl::unexpected<state::Error> unknown_msr(std::uint32_t msr) {
+    return state::fail(ErrorCode::kUnsupported, "MSR " + std::to_string(msr),
+                       "the model knows those that carry time, and this kernel must have it",
+                       "Use IA32_TSC, IA32_TSC_ADJUST, or KVM's system time and wall clock");
+}
+
+}  // namespace
+
+void PageUpdate::carry_out(unsigned step, abi::pvclock_vcpu_time_info& page) {
+    constexpr unsigned word_bytes = 8;
+    constexpr unsigned first_word = 2;
+    if (step == 0) {
+        page.version = fresh_.version = (page.version + 1) | 1;
+    } else if (step == 1) {
+        fresh_.flags |= page.flags & abi::kPVCLOCK_GUEST_STOPPED;
+    } else if (step == kSteps - 1) {
+        page.version = ++fresh_.version;
+    } else {
+        const std::size_t from = (step - first_word) * word_bytes;
+        std::memcpy(reinterpret_cast<unsigned char*>(&page) + from,
+                    reinterpret_cast<const unsigned char*>(&fresh_) + from, word_bytes);
+    }
+}
+
+void PageUpdate::carry_out_all(abi::pvclock_vcpu_time_info& page) {
+    fresh_.version = ((page.version + 1) | 1) + 1;
+    fresh_.flags |= page.flags & abi::kPVCLOCK_GUEST_STOPPED;
+    page = fresh_;
+}
+
+/// get_cpu_tsc_khz()
+std::uint32_t KvmVm::cpu_khz(unsigned cpu) {
+    return rules_.cpu_khz_at_load || !platform_->constant_tsc() ? platform_->cpu_khz(cpu)
+                                                                : platform_->tsc_khz();
+}
+
+/// pvclock_update_vm_gtod_copy(): without a TSC clocksource the last sample stays as it was.
+void KvmVm::sample_masterclock(unsigned cpu) {
+    const bool by_tsc = platform_->tsc_clocksource();
+    if (by_tsc) {
+        arch_.master_cycle_now = platform_->tsc(cpu);
+        arch_.master_kernel_ns = platform_->base_ns(arch_.master_cycle_now);
+    }
+    arch_.use_master_clock = by_tsc && all_matched() && !arch_.backwards_tsc_observed &&
+                             !arch_.boot_vcpu_runs_old_kvmclock;
+    if (arch_.use_master_clock) arch_.guest_has_master_clock = true;
+}
+
+/// kvm_start_pvclock_update(): every vCPU leaves guest mode and stays out.
+void KvmVm::begin_update() {
+    arch_.update_in_progress = true;
+    arch_.sampled = false;
+    for (unsigned i = 0; i < count_; ++i)
+        leave_guest(vcpus_[i]);
+}
+
+/// kvm_end_pvclock_update()
+void KvmVm::end_update() {
+    for (unsigned i = 0; i < count_; ++i)
+        vcpus_[i].requests |= kClockUpdate;
+    arch_.update_in_progress = false;
+}
+
+void KvmVm::update_masterclock(unsigned cpu) {
+    begin_update();
+    sample_masterclock(cpu);
+    end_update();
+}
+
+/// kvm_guest_time_update() up to the page's publication. False where no page can be computed; the
+/// request then stays.
+bool KvmVm::time_update(KvmVcpu& vcpu) {
+    std::uint32_t khz = cpu_khz(vcpu.thread_cpu);
+    if (khz == 0) return false;
+    khz = static_cast<std::uint32_t>(vcpu.map.wrap_scale(khz));
+    if (khz == 0) {
+        // Without this guard kvm_get_time_scale() never comes back.
+        if (!rules_.at_least_one_khz) return false;
+        khz = 1;
+    }
+    const bool master = arch_.use_master_clock;
+    const std::uint64_t host_tsc = master ? arch_.master_cycle_now : read_tsc(vcpu);
+    const std::int64_t kernel_ns =
+        master ? arch_.master_kernel_ns : platform_->base_now_ns(vcpu.thread_cpu);
+    std::uint64_t tsc_timestamp = vcpu.map.wrap_scale(host_tsc) + vcpu.map.offset();
+    if (vcpu.tsc_catchup) tsc_timestamp = caught_up(vcpu, kernel_ns, tsc_timestamp);
+    if (vcpu.hw_khz != khz) {
+        vcpu.page_scale = time_scale(time::kNanosPerSecond, std::uint64_t{khz} * 1000);
+        vcpu.hw_khz = khz;
+    }
+    vcpu.last_guest_tsc = tsc_timestamp;
+    abi::pvclock_vcpu_time_info& fresh = vcpu.update.fresh();
+    fresh.tsc_timestamp = tsc_timestamp;
+    fresh.system_time = static_cast<std::uint64_t>(kernel_ns + arch_.kvmclock_offset);
+    fresh.tsc_to_system_mul = vcpu.page_scale.mul();
+    fresh.tsc_shift = vcpu.page_scale.shift();
+    fresh.flags = master ? abi::kPVCLOCK_TSC_STABLE_BIT : std::uint8_t{0};
+    return true;
+}
+
+/// The guest's TSC is moved forwards to where its frequency would have brought it by now; never
+/// back. Returns tsc_timestamp.
+std::uint64_t KvmVm::caught_up(KvmVcpu& vcpu, std::int64_t kernel_ns, std::uint64_t timestamp) {
+    const std::uint64_t passed = static_cast<std::uint64_t>(kernel_ns) - vcpu.this_tsc_nsec;
+    const std::uint64_t wanted = vcpu.this_tsc_write + vcpu.ns_to_ticks.wrap_ns(passed);
+    if (wanted <= timestamp) return timestamp;
+    write_offset(vcpu, vcpu.map.offset() + (wanted - timestamp));
+    return wanted;
+}
+
+bool KvmVm::has_page(const KvmVcpu& vcpu) {
+    return vcpu.page_active() && within_one_page(abi::system_time_gpa(vcpu.system_time_msr));
+}
+
+/// GUEST_STOPPED that was asked for goes out with this update.
+void KvmVm::tell_stopped(KvmVcpu& vcpu) {
+    if (!vcpu.set_guest_stopped) return;
+    vcpu.update.fresh().flags |= abi::kPVCLOCK_GUEST_STOPPED;
+    vcpu.set_guest_stopped = false;
+}
+
+bool KvmVm::publish(KvmVcpu& vcpu) {
+    if (!time_update(vcpu)) return false;
+    if (!has_page(vcpu)) return true;
+    tell_stopped(vcpu);
+    vcpu.update.carry_out_all(vcpu.page);
+    return true;
+}
+
+/// kvmclock at a host counter value as the kernel itself reads it: by the host's scale, also where
+/// the guests' pages have a scaled one.
+std::uint64_t KvmVm::masterclock_at(std::uint64_t tsc, std::uint32_t khz) const {
+    const PvclockScale scale = time_scale(time::kNanosPerSecond, std::uint64_t{khz} * 1000);
+    return static_cast<std::uint64_t>(arch_.master_kernel_ns + arch_.kvmclock_offset) +
+           scale.wrap_ns(tsc - arch_.master_cycle_now);
+}
+
+abi::kvm_clock_data KvmVm::get_clock() {
+    return clock_on(vmm_cpu_);
+}
+
+/// __get_kvmclock()
+abi::kvm_clock_data KvmVm::clock_on(unsigned cpu) {
+    abi::kvm_clock_data data{};
+    const std::uint32_t khz = arch_.use_master_clock ? cpu_khz(cpu) : 0;
+    if (khz == 0) {
+        data.clock =
+            static_cast<std::uint64_t>(platform_->base_now_ns(cpu) + arch_.kvmclock_offset);
+        return data;
+    }
+    const std::uint64_t tsc = platform_->tsc(cpu);
+    data.clock = masterclock_at(tsc, khz);
+    data.flags = abi::kKVM_CLOCK_TSC_STABLE;
+    if (!rules_.has_clock_triple) return data;
+    data.host_tsc = tsc;
+    if (platform_->tsc_clocksource()) {
+        data.realtime = static_cast<std::uint64_t>(platform_->realtime_ns(tsc));
+        data.flags |= abi::kKVM_CLOCK_REALTIME | abi::kKVM_CLOCK_HOST_TSC;
+    }
+    return data;
+}
+
+Status KvmVm::set_clock(const abi::kvm_clock_data& data) {
+    const std::uint32_t known =
+        rules_.has_clock_triple
+            ? abi::kKVM_CLOCK_TSC_STABLE | abi::kKVM_CLOCK_REALTIME | abi::kKVM_CLOCK_HOST_TSC
+            : 0;
+    if ((data.flags & ~known) != 0)
+        return state::fail(ErrorCode::kKernel, "KVM_SET_CLOCK", "EINVAL: an unknown flag",
+                           "Leave flags 0, or KVM_CLOCK_REALTIME from Linux 5.16 on");
+    begin_update();
+    sample_masterclock(vmm_cpu_);
+    std::uint64_t clock = data.clock;
+    if ((data.flags & abi::kKVM_CLOCK_REALTIME) != 0) {
+        const auto now = static_cast<std::uint64_t>(platform_->realtime_now_ns(vmm_cpu_));
+        if (now > data.realtime) clock += now - data.realtime;
+    }
+    const std::int64_t sampled =
+        arch_.use_master_clock ? arch_.master_kernel_ns : platform_->base_now_ns(vmm_cpu_);
+    arch_.kvmclock_offset = static_cast<std::int64_t>(clock - static_cast<std::uint64_t>(sampled));
+    end_update();
+    return {};
+}
+
+/// REALTIME at kvmclock 0 (kvm_get_wall_clock_epoch()).
+std::uint64_t KvmVm::wall_clock_epoch(unsigned cpu) {
+    const std::uint32_t khz =
+        rules_.wall_clock_by_one_read && arch_.use_master_clock ? cpu_khz(cpu) : 0;
+    if (khz != 0 && platform_->tsc_clocksource()) {
+        const std::uint64_t tsc = platform_->tsc(cpu);
+        return static_cast<std::uint64_t>(platform_->realtime_ns(tsc)) - masterclock_at(tsc, khz);
+    }
+    const auto real = static_cast<std::uint64_t>(platform_->realtime_now_ns(cpu));
+    return real - clock_on(cpu).clock;
+}
+
+void KvmVm::write_wall_clock(KvmVcpu& vcpu, std::uint64_t msr) {
+    if (arch_.wall_clock_msr != msr) arch_.wall_clock = {};
+    arch_.wall_clock_msr = msr;
+    if (msr == 0) return;
+    const std::uint64_t epoch = wall_clock_epoch(vcpu.thread_cpu);
+    arch_.wall_clock.version = ((arch_.wall_clock.version + 1) | 1) + 1;
+    arch_.wall_clock.sec = static_cast<std::uint32_t>(epoch / time::kNanosPerSecond);
+    arch_.wall_clock.nsec = static_cast<std::uint32_t>(epoch % time::kNanosPerSecond);
+}
+
+/// A host's write says nothing of which number the guest knows.
+void KvmVm::write_system_time(KvmVcpu& vcpu, std::uint64_t msr, bool old_msr, bool by_host) {
+    if (index_of(vcpu) == 0 && !by_host) {
+        if (arch_.boot_vcpu_runs_old_kvmclock != old_msr) vcpu.requests |= kMasterclockUpdate;
+        arch_.boot_vcpu_runs_old_kvmclock = old_msr;
+    }
+    if (abi::system_time_gpa(msr) != abi::system_time_gpa(vcpu.system_time_msr)) vcpu.page = {};
+    vcpu.system_time_msr = msr;
+    vcpu.requests |= kGlobalClockUpdate;
+}
+
+Status KvmVm::write_msr(KvmVcpu& vcpu, std::uint32_t msr, std::uint64_t value, bool by_host) {
+    switch (msr) {
+        case abi::kMSR_IA32_TSC:
+            if (by_host)
+                synchronize(vcpu, value);
+            else
+                guest_write_tsc(vcpu, value);
+            return {};
+        case abi::kMSR_IA32_TSC_ADJUST:
+            if (!rules_.has_tsc_adjust) return unknown_msr(msr);
+            if (!by_host) {
+                write_offset(vcpu, vcpu.map.offset() + (value - vcpu.tsc_adjust));
+                vcpu.requests |= kClockUpdate;
+            }
+            vcpu.tsc_adjust = value;
+            return {};
+        case abi::kMSR_KVM_SYSTEM_TIME:
+        case abi::kMSR_KVM_SYSTEM_TIME_NEW:
+            write_system_time(vcpu, value, msr == abi::kMSR_KVM_SYSTEM_TIME, by_host);
+            return {};
+        case abi::kMSR_KVM_WALL_CLOCK:
+        case abi::kMSR_KVM_WALL_CLOCK_NEW:
+            write_wall_clock(vcpu, value);
+            return {};
+        default:
+            return unknown_msr(msr);
+    }
+}
+
+Result<std::uint64_t> KvmVm::read_msr(KvmVcpu& vcpu, std::uint32_t msr) {
+    switch (msr) {
+        case abi::kMSR_IA32_TSC:
+            return vcpu.map.wrap_scale(read_tsc(vcpu)) + vcpu.map.offset();
+        case abi::kMSR_IA32_TSC_ADJUST:
+            if (!rules_.has_tsc_adjust) return unknown_msr(msr);
+            return vcpu.tsc_adjust;
+        case abi::kMSR_KVM_SYSTEM_TIME:
+        case abi::kMSR_KVM_SYSTEM_TIME_NEW:
+            return vcpu.system_time_msr;
+        case abi::kMSR_KVM_WALL_CLOCK:
+        case abi::kMSR_KVM_WALL_CLOCK_NEW:
+            return arch_.wall_clock_msr;
+        default:
+            return unknown_msr(msr);
+    }
+}
+
+Status KvmVm::kvmclock_ctrl(unsigned vcpu) {
+    KvmVcpu& to = at(vcpu);
+    load(to);
+    const bool told = rules_.has_kvmclock_ctrl && set_guest_stopped(to);
+    put(to);
+    if (told) return {};
+    if (!rules_.has_kvmclock_ctrl)
+        return state::fail(ErrorCode::kUnsupported, "KVM_KVMCLOCK_CTRL",
+                           "ENOTTY: this kernel has no such call", "Tell the guest another way");
+    return state::fail(ErrorCode::kKernel, "KVM_KVMCLOCK_CTRL",
+                       "EINVAL: the guest has not enabled kvmclock on this vCPU",
+                       "Ask only for vCPUs whose system-time MSR is enabled");
+}
+
+/// kvm_set_guest_paused()
+bool KvmVm::set_guest_stopped(KvmVcpu& vcpu) {
+    if (!vcpu.page_active()) return false;
+    vcpu.set_guest_stopped = true;
+    vcpu.requests |= kClockUpdate;
+    return true;
+}
+
+std::optional<abi::kvm_clock_pairing> KvmVm::clock_pairing(unsigned vcpu) {
+    KvmVcpu& caller = at(vcpu);
+    leave_guest(caller);
+    if (caller.tsc_always_catchup || !platform_->tsc_clocksource()) return std::nullopt;
+    const std::uint64_t tsc = read_tsc(caller);
+    const std::int64_t real = platform_->realtime_ns(tsc);
+    constexpr auto second = static_cast<std::int64_t>(time::kNanosPerSecond);
+    abi::kvm_clock_pairing pairing{};
+    pairing.sec = real / second;
+    pairing.nsec = real % second;
+    pairing.tsc = caller.map.wrap_scale(tsc) + caller.map.offset();
+    return pairing;
+}
+
+}  // namespace continuo::model

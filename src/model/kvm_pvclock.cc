@@ -1,7 +1,6 @@
-// kvmclock: the masterclock, the vCPUs' pages, KVM_GET_CLOCK and KVM_SET_CLOCK, and what the guest
-// asks for through its MSRs.
+// kvmclock: the masterclock, the vCPUs' pages, KVM_GET_CLOCK and KVM_SET_CLOCK.
+#include <cerrno>
 #include <cstring>
-#include <string>
 
 #include "continuo/model/kvm_vm.h"
 #include "time_scale.h"
@@ -17,12 +16,6 @@ constexpr std::uint64_t kPageBytes = 4096;
 /// KVM maps the guest's page of memory, and no structure that crosses into the next one.
 bool within_one_page(std::uint64_t gpa) {
     return gpa % kPageBytes <= kPageBytes - sizeof(abi::pvclock_vcpu_time_info);
-}
-
-tl::unexpected<state::Error> unknown_msr(std::uint32_t msr) {
-    return state::fail(ErrorCode::kUnsupported, "MSR " + std::to_string(msr),
-                       "the model knows those that carry time, and this kernel must have it",
-                       "Use IA32_TSC, IA32_TSC_ADJUST, or KVM's system time and wall clock");
 }
 
 }  // namespace
@@ -187,8 +180,8 @@ Status KvmVm::set_clock(const abi::kvm_clock_data& data) {
             ? abi::kKVM_CLOCK_TSC_STABLE | abi::kKVM_CLOCK_REALTIME | abi::kKVM_CLOCK_HOST_TSC
             : 0;
     if ((data.flags & ~known) != 0)
-        return state::fail(ErrorCode::kKernel, "KVM_SET_CLOCK", "EINVAL: an unknown flag",
-                           "Leave flags 0, or KVM_CLOCK_REALTIME from Linux 5.16 on");
+        return state::fail(ErrorCode::kKernel, "KVM_SET_CLOCK", "a flag that it does not know",
+                           "Leave flags 0, or KVM_CLOCK_REALTIME from Linux 5.16 on", EINVAL);
     begin_update();
     sample_masterclock(vmm_cpu_);
     std::uint64_t clock = data.clock;
@@ -213,110 +206,6 @@ std::uint64_t KvmVm::wall_clock_epoch(unsigned cpu) {
     }
     const auto real = static_cast<std::uint64_t>(platform_->realtime_now_ns(cpu));
     return real - clock_on(cpu).clock;
-}
-
-void KvmVm::write_wall_clock(KvmVcpu& vcpu, std::uint64_t msr) {
-    if (arch_.wall_clock_msr != msr) arch_.wall_clock = {};
-    arch_.wall_clock_msr = msr;
-    if (msr == 0) return;
-    const std::uint64_t epoch = wall_clock_epoch(vcpu.thread_cpu);
-    arch_.wall_clock.version = ((arch_.wall_clock.version + 1) | 1) + 1;
-    arch_.wall_clock.sec = static_cast<std::uint32_t>(epoch / time::kNanosPerSecond);
-    arch_.wall_clock.nsec = static_cast<std::uint32_t>(epoch % time::kNanosPerSecond);
-}
-
-/// A host's write says nothing of which number the guest knows.
-void KvmVm::write_system_time(KvmVcpu& vcpu, std::uint64_t msr, bool old_msr, bool by_host) {
-    if (index_of(vcpu) == 0 && !by_host) {
-        if (arch_.boot_vcpu_runs_old_kvmclock != old_msr) vcpu.requests |= kMasterclockUpdate;
-        arch_.boot_vcpu_runs_old_kvmclock = old_msr;
-    }
-    if (abi::system_time_gpa(msr) != abi::system_time_gpa(vcpu.system_time_msr)) vcpu.page = {};
-    vcpu.system_time_msr = msr;
-    vcpu.requests |= kGlobalClockUpdate;
-}
-
-Status KvmVm::write_msr(KvmVcpu& vcpu, std::uint32_t msr, std::uint64_t value, bool by_host) {
-    switch (msr) {
-        case abi::kMSR_IA32_TSC:
-            if (by_host)
-                synchronize(vcpu, value);
-            else
-                guest_write_tsc(vcpu, value);
-            return {};
-        case abi::kMSR_IA32_TSC_ADJUST:
-            if (!rules_.has_tsc_adjust) return unknown_msr(msr);
-            if (!by_host) {
-                write_offset(vcpu, vcpu.map.offset() + (value - vcpu.tsc_adjust));
-                vcpu.requests |= kClockUpdate;
-            }
-            vcpu.tsc_adjust = value;
-            return {};
-        case abi::kMSR_KVM_SYSTEM_TIME:
-        case abi::kMSR_KVM_SYSTEM_TIME_NEW:
-            write_system_time(vcpu, value, msr == abi::kMSR_KVM_SYSTEM_TIME, by_host);
-            return {};
-        case abi::kMSR_KVM_WALL_CLOCK:
-        case abi::kMSR_KVM_WALL_CLOCK_NEW:
-            write_wall_clock(vcpu, value);
-            return {};
-        default:
-            return unknown_msr(msr);
-    }
-}
-
-Result<std::uint64_t> KvmVm::read_msr(KvmVcpu& vcpu, std::uint32_t msr) {
-    switch (msr) {
-        case abi::kMSR_IA32_TSC:
-            return vcpu.map.wrap_scale(read_tsc(vcpu)) + vcpu.map.offset();
-        case abi::kMSR_IA32_TSC_ADJUST:
-            if (!rules_.has_tsc_adjust) return unknown_msr(msr);
-            return vcpu.tsc_adjust;
-        case abi::kMSR_KVM_SYSTEM_TIME:
-        case abi::kMSR_KVM_SYSTEM_TIME_NEW:
-            return vcpu.system_time_msr;
-        case abi::kMSR_KVM_WALL_CLOCK:
-        case abi::kMSR_KVM_WALL_CLOCK_NEW:
-            return arch_.wall_clock_msr;
-        default:
-            return unknown_msr(msr);
-    }
-}
-
-Status KvmVm::kvmclock_ctrl(unsigned vcpu) {
-    KvmVcpu& to = at(vcpu);
-    load(to);
-    const bool told = rules_.has_kvmclock_ctrl && set_guest_stopped(to);
-    put(to);
-    if (told) return {};
-    if (!rules_.has_kvmclock_ctrl)
-        return state::fail(ErrorCode::kUnsupported, "KVM_KVMCLOCK_CTRL",
-                           "ENOTTY: this kernel has no such call", "Tell the guest another way");
-    return state::fail(ErrorCode::kKernel, "KVM_KVMCLOCK_CTRL",
-                       "EINVAL: the guest has not enabled kvmclock on this vCPU",
-                       "Ask only for vCPUs whose system-time MSR is enabled");
-}
-
-/// kvm_set_guest_paused()
-bool KvmVm::set_guest_stopped(KvmVcpu& vcpu) {
-    if (!vcpu.page_active()) return false;
-    vcpu.set_guest_stopped = true;
-    vcpu.requests |= kClockUpdate;
-    return true;
-}
-
-std::optional<abi::kvm_clock_pairing> KvmVm::clock_pairing(unsigned vcpu) {
-    KvmVcpu& caller = at(vcpu);
-    leave_guest(caller);
-    if (caller.tsc_always_catchup || !platform_->tsc_clocksource()) return std::nullopt;
-    const std::uint64_t tsc = read_tsc(caller);
-    const std::int64_t real = platform_->realtime_ns(tsc);
-    constexpr auto second = static_cast<std::int64_t>(time::kNanosPerSecond);
-    abi::kvm_clock_pairing pairing{};
-    pairing.sec = real / second;
-    pairing.nsec = real % second;
-    pairing.tsc = caller.map.wrap_scale(tsc) + caller.map.offset();
-    return pairing;
 }
 
 }  // namespace continuo::model

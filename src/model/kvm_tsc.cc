@@ -1,6 +1,7 @@
 // The vCPUs' TSCs: offsets, multipliers, and the generations by which KVM knows which vCPUs have
 // one line.
 #include <algorithm>
+#include <cerrno>
 
 #include "continuo/model/kvm_vm.h"
 #include "time_scale.h"
@@ -16,6 +17,11 @@ constexpr std::uint64_t kOneKhzHz = 1000;
 /// The kernel reads the counter before it knows anything of the value: both are unsigned and wrap.
 std::uint64_t as_u64(std::int64_t ns) {
     return static_cast<std::uint64_t>(ns);
+}
+
+tl::unexpected<state::Error> no_offset() {
+    return state::fail(ErrorCode::kUnsupported, "KVM_VCPU_TSC_OFFSET",
+                       "this kernel has no such attribute", "Write IA32_TSC by value", ENXIO);
 }
 
 }  // namespace
@@ -85,8 +91,8 @@ Status KvmVm::set_tsc_khz(unsigned vcpu, std::uint32_t khz) {
     put(to);
     if (done) return {};
     return state::fail(ErrorCode::kKernel, "KVM_SET_TSC_KHZ",
-                       "EINVAL: this host cannot give the guest that frequency",
-                       "Ask for the host's own, or use a host that scales");
+                       "this host cannot give the guest that frequency",
+                       "Ask for the host's own, or use a host that scales", EINVAL);
 }
 
 /// The host's write is near enough to what the last one has become since that it is taken for an
@@ -151,25 +157,13 @@ void KvmVm::track_matching(KvmVcpu& vcpu, bool new_generation) {
     if (needed) vcpu.requests |= kMasterclockUpdate;
 }
 
-/// The guest's TSC_ADJUST follows, as in the processor; nothing is synchronised, no page is
-/// written.
-void KvmVm::guest_write_tsc(KvmVcpu& vcpu, std::uint64_t value) {
-    const std::uint64_t moved = offset_for(vcpu, value) - vcpu.map.offset();
-    write_offset(vcpu, vcpu.map.offset() + moved);
-    vcpu.tsc_adjust += moved;
-}
-
 Result<std::uint64_t> KvmVm::tsc_offset(unsigned vcpu) {
-    if (!rules_.has_offset_attribute)
-        return state::fail(ErrorCode::kUnsupported, "KVM_VCPU_TSC_OFFSET",
-                           "ENXIO: this kernel has no such attribute", "Write IA32_TSC by value");
+    if (!rules_.has_offset_attribute) return no_offset();
     return ioctl(vcpu).map.offset();
 }
 
 Status KvmVm::set_tsc_offset(unsigned vcpu, std::uint64_t offset) {
-    if (!rules_.has_offset_attribute)
-        return state::fail(ErrorCode::kUnsupported, "KVM_VCPU_TSC_OFFSET",
-                           "ENXIO: this kernel has no such attribute", "Write IA32_TSC by value");
+    if (!rules_.has_offset_attribute) return no_offset();
     KvmVcpu& to = at(vcpu);
     load(to);
     TscWrite write{};

@@ -3,6 +3,7 @@
 #include "continuo/model/kvm_vm.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <string>
 
 namespace continuo::model {
@@ -59,10 +60,9 @@ void KvmVm::create() {
 Status KvmVm::set_vm_tsc_khz(std::uint32_t khz) {
     const bool in_range = !rules_.scaling_frac_bits || khz < khz_max();
     if (!in_range || (count_ != 0 && !rules_.vm_khz_after_vcpus))
-        return state::fail(
-            ErrorCode::kKernel, "KVM_SET_TSC_KHZ of the VM",
-            in_range ? "EINVAL: there are vCPUs already" : "EINVAL: over what this host can give",
-            "Set the vCPUs' own frequency");
+        return state::fail(ErrorCode::kKernel, "KVM_SET_TSC_KHZ of the VM",
+                           in_range ? "there are vCPUs already" : "over what this host can give",
+                           "Set the vCPUs' own frequency", EINVAL);
     arch_.default_tsc_khz = khz != 0 ? khz : platform_->tsc_khz();
     return {};
 }
@@ -118,35 +118,9 @@ KvmVcpu& KvmVm::ioctl(unsigned vcpu) {
     return on;
 }
 
-Status KvmVm::host_write_msr(unsigned vcpu, std::uint32_t msr, std::uint64_t value) {
-    KvmVcpu& to = at(vcpu);
-    load(to);
-    auto written = write_msr(to, msr, value, true);
-    put(to);
-    return written;
-}
-
-Result<std::uint64_t> KvmVm::host_read_msr(unsigned vcpu, std::uint32_t msr) {
-    KvmVcpu& from = at(vcpu);
-    load(from);
-    auto value = read_msr(from, msr);
-    put(from);
-    return value;
-}
-
 std::uint64_t KvmVm::guest_tsc(unsigned vcpu) {
     const KvmVcpu& reader = at(vcpu);
     return reader.map.wrap_scale(read_tsc(reader)) + reader.map.offset();
-}
-
-Status KvmVm::guest_write_msr(unsigned vcpu, std::uint32_t msr, std::uint64_t value) {
-    KvmVcpu& writer = at(vcpu);
-    leave_guest(writer);
-    return write_msr(writer, msr, value, false);
-}
-
-Result<std::uint64_t> KvmVm::guest_read_msr(unsigned vcpu, std::uint32_t msr) {
-    return read_msr(at(vcpu), msr);
 }
 
 bool KvmVm::enter(unsigned vcpu) {

@@ -218,6 +218,7 @@ class KvmVm {
     void vcpu_migrated(unsigned vcpu, unsigned cpu);
     /// The thread that makes the VM's ioctls.
     void vmm_migrated(unsigned cpu) { vmm_cpu_ = cpu; }
+    unsigned vmm_cpu() const { return vmm_cpu_; }
     /// The host is about to suspend: every guest that has a page is told (GUEST_STOPPED), then all
     /// vCPUs leave their CPUs.
     void host_suspended();

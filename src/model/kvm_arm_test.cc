@@ -361,7 +361,8 @@ TEST(KvmArmMachine, AnotherFrequencyIsRefusedByThePlanner) {
     hosts.destination.frequency = *time::Hz::from_hz(24'000'000);
     const Moved moved = move(hosts, {});
     ASSERT_FALSE(moved.plan);
-    EXPECT_NE(moved.plan.error().find("no counter scaling"), std::string::npos) << moved.plan.error();
+    EXPECT_NE(moved.plan.error().find("no counter scaling"), std::string::npos)
+        << moved.plan.error();
 }
 
 // The contract.

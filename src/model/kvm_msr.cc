@@ -67,6 +67,7 @@ void KvmVm::write_system_time(KvmVcpu& vcpu, std::uint64_t msr, bool old_msr, bo
     if (index_of(vcpu) == 0 && !by_host) {
         if (arch_.boot_vcpu_runs_old_kvmclock != old_msr) vcpu.requests |= kMasterclockUpdate;
         arch_.boot_vcpu_runs_old_kvmclock = old_msr;
+        if (rules_.counts_from_zero) count_from_zero(vcpu);
     }
     if (abi::system_time_gpa(msr) != abi::system_time_gpa(vcpu.system_time_msr)) vcpu.page = {};
     vcpu.system_time_msr = msr;
@@ -76,14 +77,14 @@ void KvmVm::write_system_time(KvmVcpu& vcpu, std::uint64_t msr, bool old_msr, bo
 Status KvmVm::write_msr(KvmVcpu& vcpu, std::uint32_t msr, std::uint64_t value, bool by_host) {
     switch (msr) {
         case abi::kMSR_IA32_TSC:
-            if (by_host)
+            if (by_host && !rules_.host_access_quirk)
                 synchronize(vcpu, value);
             else
                 guest_write_tsc(vcpu, value);
             return {};
         case abi::kMSR_IA32_TSC_ADJUST:
             if (!rules_.has_tsc_adjust) return unknown_msr(msr);
-            if (!by_host) {
+            if (!by_host || rules_.host_access_quirk) {
                 write_offset(vcpu, vcpu.map.offset() + (value - vcpu.tsc_adjust));
                 vcpu.requests |= kClockUpdate;
             }

@@ -109,6 +109,7 @@ bool KvmVm::time_update(KvmVcpu& vcpu) {
     fresh.tsc_to_system_mul = vcpu.page_scale.mul();
     fresh.tsc_shift = vcpu.page_scale.shift();
     fresh.flags = master ? abi::kPVCLOCK_TSC_STABLE_BIT : std::uint8_t{0};
+    if (rules_.counts_from_zero) fresh.flags |= abi::kPVCLOCK_COUNTS_FROM_ZERO;
     return true;
 }
 

@@ -140,6 +140,7 @@ void KvmVm::settle(unsigned vcpu) {
 
 /// vcpu_enter_guest(), as far as it is about time.
 bool KvmVm::carry_out_requests(KvmVcpu& vcpu) {
+    if ((vcpu.requests & kTscStateWrite) != 0) apply_tsc_state(vcpu);
     if ((vcpu.requests & kMasterclockUpdate) != 0) {
         vcpu.requests &= static_cast<Requests>(~kMasterclockUpdate);
         update_masterclock(vcpu.thread_cpu);
@@ -186,6 +187,10 @@ Step KvmVm::step(unsigned vcpu) {
         return Step::kMasterclockEnd;
     }
     if (!to.loaded) load(to);
+    if ((to.requests & kTscStateWrite) != 0) {
+        apply_tsc_state(to);
+        return Step::kTscState;
+    }
     if ((to.requests & kMasterclockUpdate) != 0) {
         to.requests &= static_cast<Requests>(~kMasterclockUpdate);
         begin_update();
@@ -245,10 +250,13 @@ void KvmVm::reset_vcpu(unsigned vcpu) {
 }
 
 void KvmVm::clocksource_changed() {
-    if (platform_->tsc_clocksource() || !arch_.guest_has_master_clock) return;
-    for (unsigned i = 0; i < count_; ++i)
+    const bool lost = !platform_->tsc_clocksource() && arch_.guest_has_master_clock;
+    if (!lost && !rules_.change_notifier) return;
+    for (unsigned i = 0; i < count_; ++i) {
         vcpus_[i].requests |= kMasterclockUpdate;
-    arch_.guest_has_master_clock = false;
+        if (rules_.change_notifier) leave_guest(vcpus_[i]);
+    }
+    if (lost) arch_.guest_has_master_clock = false;
 }
 
 void KvmVm::vcpu_migrated(unsigned vcpu, unsigned cpu) {

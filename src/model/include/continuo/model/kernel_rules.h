@@ -66,8 +66,12 @@ struct KernelRules {
     bool precise_tuple = false;         ///< S3.1: nanoseconds, TSC, TSC_ADJUST of one instant
     bool host_access_quirk = false;     ///< S3.2: host writes mean what they say
     bool clock_guest_handover = false;  ///< KVM_GET_CLOCK_GUEST, KVM_SET_CLOCK_GUEST
+    bool tsc_scale_attribute = false;   ///< KVM_VCPU_TSC_SCALE
     bool pvclock_vclock = false;        ///< S0.3: an L1 on kvmclock is a stable source for its L2
-    bool counts_from_zero = false;      ///< S4.2: kPVCLOCK_COUNTS_FROM_ZERO
+    /// S0.4: a change of the clocksource, either way, has every vCPU leave guest mode and the
+    /// masterclock sampled before it is back in.
+    bool change_notifier = false;
+    bool counts_from_zero = false;  ///< S4.2: kPVCLOCK_COUNTS_FROM_ZERO
 
     /// A release of Linux on a processor that does not scale. Of a release between two that were
     /// read the newer one's rule is taken where the change's release is not known.

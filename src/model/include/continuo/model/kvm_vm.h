@@ -15,6 +15,7 @@
 
 #include "continuo/abi/clock_pairing.h"
 #include "continuo/abi/kvm_clock.h"
+#include "continuo/abi/kvm_x86.h"
 #include "continuo/abi/msr.h"
 #include "continuo/abi/pvclock.h"
 #include "continuo/model/kernel_rules.h"
@@ -35,6 +36,7 @@ enum Request : std::uint8_t {
     kMasterclockUpdate = 1,
     kGlobalClockUpdate = 2,
     kClockUpdate = 4,
+    kTscStateWrite = 8,  ///< by the proposal of S3.1 alone
 };
 using Requests = std::uint8_t;
 
@@ -59,6 +61,18 @@ class PageUpdate {
 };
 
 inline constexpr PvclockScale kNoScale = *PvclockScale::make(0, 0);
+
+/// KVM_GET_TSC_STATE and KVM_SET_TSC_STATE, as proposed (S3.1): a vCPU's counter at an instant of
+/// the host's REALTIME.
+struct TscState {
+    static constexpr std::uint32_t kTimestampValid = 1;
+    static constexpr std::uint32_t kTscAdjustValid = 2;
+    std::uint32_t flags = 0;
+    std::uint64_t nsec = 0;  ///< since 1970-01-01 UTC; 64 bits reach to the year 2554
+    std::uint64_t tsc = 0;   ///< guest ticks at nsec
+    std::uint64_t tsc_adjust = 0;
+    friend bool operator==(const TscState&, const TscState&) = default;
+};
 
 /// One vCPU's clocks as KVM keeps them. Names are the kernel's where it has one.
 struct KvmVcpu {
@@ -85,6 +99,7 @@ struct KvmVcpu {
     bool set_guest_stopped = false;  ///< pvclock_set_guest_stopped_request
     bool in_guest = false;
     bool loaded = false;
+    TscState tsc_state;            ///< to be put in force by the next entry
     PageUpdate update;             ///< being published, by step()
     std::uint8_t update_step = 0;  ///< its next step; 0: none is
 
@@ -124,6 +139,7 @@ struct KvmArch {
 
 /// What step() did.
 enum class Step : std::uint8_t {
+    kTscState,           ///< set_tsc_state()'s value is in force
     kMasterclockBegin,   ///< every vCPU is out of guest mode, and none gets in
     kMasterclockSample,  ///< pvclock_update_vm_gtod_copy()
     kMasterclockEnd,     ///< the pages' updates are requested, entries are let in again
@@ -174,6 +190,25 @@ class KvmVm {
     Result<std::uint64_t> host_read_msr(unsigned vcpu, std::uint32_t msr);
     /// KVM_KVMCLOCK_CTRL. kKernel, EINVAL: the guest has no page.
     Status kvmclock_ctrl(unsigned vcpu);
+
+    // Proposals (kvm_proposals.cc): kUnsupported unless the rules have them.
+
+    /// KVM_GET_TSC_STATE: REALTIME and the vCPU's counter at one reading of the host's.
+    Result<TscState> tsc_state(unsigned vcpu);
+    /// KVM_SET_TSC_STATE, taking effect at the vCPU's next entry and not before: there the counter
+    /// becomes `tsc` and, with a timestamp, what REALTIME has moved since `nsec`, forwards or
+    /// backwards, in guest ticks rounded down. TSC_ADJUST is stored and moves nothing; nothing is
+    /// synchronised; this vCPU's page is written with it.
+    Status set_tsc_state(unsigned vcpu, const TscState& state);
+    /// KVM_GET_CLOCK_GUEST: the line of the vCPU's page, version 0, whether the guest has one or
+    /// not. kKernel, EINVAL: no masterclock.
+    Result<abi::pvclock_vcpu_time_info> clock_guest(unsigned vcpu);
+    /// KVM_SET_CLOCK_GUEST: kvmclock of the whole VM becomes what this page says at this vCPU's
+    /// counter, at a new sample. kKernel: EINVAL for a damaged page and without a masterclock,
+    /// ERANGE where its frequency is more than 1 kHz off this vCPU's.
+    Status set_clock_guest(unsigned vcpu, const abi::pvclock_vcpu_time_info& page);
+    /// KVM_VCPU_TSC_SCALE, read-only.
+    Result<abi::kvm_vcpu_tsc_scale> tsc_scale(unsigned vcpu);
 
     // Entry and exit.
 
@@ -306,6 +341,12 @@ class KvmVm {
     void write_wall_clock(KvmVcpu& vcpu, std::uint64_t msr);
     void write_system_time(KvmVcpu& vcpu, std::uint64_t msr, bool old_msr, bool by_host);
     static bool set_guest_stopped(KvmVcpu& vcpu);
+    // kvm_proposals.cc
+    void apply_tsc_state(KvmVcpu& vcpu);
+    std::int64_t realtime_at(const KvmVcpu& vcpu, std::uint64_t tsc);
+    bool describes(const KvmVcpu& vcpu, const abi::pvclock_vcpu_time_info& page);
+    void count_from_zero(const KvmVcpu& vcpu);
+
     Status write_msr(KvmVcpu& vcpu, std::uint32_t msr, std::uint64_t value, bool by_host);
     Result<std::uint64_t> read_msr(KvmVcpu& vcpu, std::uint32_t msr);
     unsigned index_of(const KvmVcpu& vcpu) const {

@@ -3,57 +3,19 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
-#include <optional>
 
-#include "continuo/model/kvm_vm.h"
+#include "kvm_bed.h"
 
 namespace continuo::model {
 namespace {
 
 using state::ErrorCode;
 
-constexpr std::uint64_t kNs = 1'000'000'000;
-constexpr std::uint64_t k2Ghz = 2 * kNs;  // ticks of a second
-
 KernelRules rules() {
     return KernelRules::linux(6, 12);
 }
 
-/// A host, 2 GHz unless told otherwise (mult and shift of its clocks are then exactly half a ns a
-/// tick), and a VM of two vCPUs that was made at counter 1000 s.
-struct Bed {
-    explicit Bed(const KernelRules& with, std::uint32_t khz = 2'000'000, std::uint32_t guest = 0)
-        : host{khz} {
-        host.counter = 1000 * std::uint64_t{khz} * 1000;
-        vm.emplace(host, with, 0);
-        if (guest != 0) {
-            EXPECT_TRUE(vm->set_vm_tsc_khz(guest));
-        }
-        for (unsigned i = 0; i < 2; ++i) {
-            EXPECT_TRUE(vm->create_vcpu());
-            EXPECT_TRUE(vm->guest_write_msr(i, abi::kMSR_KVM_SYSTEM_TIME_NEW, 0x1000 + 64 * i + 1));
-        }
-    }
-    void enter_all() {
-        for (int pass = 0; pass < 3; ++pass)
-            for (unsigned i = 0; i < vm->vcpu_count(); ++i)
-                if (!vm->in_guest(i)) vm->enter(i);
-    }
-    void exit_all() {
-        for (unsigned i = 0; i < vm->vcpu_count(); ++i)
-            vm->exit(i);
-    }
-    /// kvmclock by a vCPU's page at a counter value of its guest.
-    std::uint64_t clock_at(unsigned vcpu, std::uint64_t tsc) const {
-        const auto line = abi::pvclock_line(vm->page(vcpu));
-        return line->at(time::Count<time::GuestCounter>::from_raw(tsc)).raw();
-    }
-    std::int64_t apart() const {
-        return static_cast<std::int64_t>(vm->tsc_map(1).offset() - vm->tsc_map(0).offset());
-    }
-    HostPlatform host;
-    std::optional<KvmVm> vm;
-};
+using Bed = KvmBed;
 
 std::uint64_t realtime(HostPlatform& host) {
     return static_cast<std::uint64_t>(host.realtime_ns(host.counter));
@@ -244,31 +206,26 @@ TEST(HostAccessQuirk, NeitherOrderOfTheTwoRegistersRestoresBothAndTheTupleDoes) 
     constexpr std::uint64_t adjust = 500;
     KernelRules with = with_quirk();
     with.precise_tuple = true;
-    const auto fresh = [&] {
-        Bed bed{with};
-        bed.host.counter += 2 * k2Ghz;
-        return bed;
-    };
     const auto adjust_of = [](Bed& bed) {
         return *bed.vm->guest_read_msr(0, abi::kMSR_IA32_TSC_ADJUST);
     };
-    Bed first = fresh();
-    first.vm->rebind(first.host);
+    Bed first{with};
+    first.sleep_s(2);
     ASSERT_TRUE(first.vm->host_write_msr(0, abi::kMSR_IA32_TSC, tsc));
     EXPECT_EQ(adjust_of(first), tsc - 2 * k2Ghz) << "the register follows, as in the processor";
     ASSERT_TRUE(first.vm->host_write_msr(0, abi::kMSR_IA32_TSC_ADJUST, adjust));
     EXPECT_EQ(adjust_of(first), adjust);
     EXPECT_EQ(first.vm->guest_tsc(0), 2 * k2Ghz + adjust) << "and the value is gone";
 
-    Bed second = fresh();
-    second.vm->rebind(second.host);
+    Bed second{with};
+    second.sleep_s(2);
     ASSERT_TRUE(second.vm->host_write_msr(0, abi::kMSR_IA32_TSC_ADJUST, adjust));
     ASSERT_TRUE(second.vm->host_write_msr(0, abi::kMSR_IA32_TSC, tsc));
     EXPECT_EQ(second.vm->guest_tsc(0), tsc);
     EXPECT_EQ(adjust_of(second), tsc - 2 * k2Ghz) << "500 + (10^12 - 4 * 10^9 - 500)";
 
-    Bed third = fresh();
-    third.vm->rebind(third.host);
+    Bed third{with};
+    third.sleep_s(2);
     ASSERT_TRUE(third.vm->set_tsc_state(0, {TscState::kTscAdjustValid, 0, tsc, adjust}));
     ASSERT_TRUE(third.vm->enter(0));
     EXPECT_EQ(third.vm->guest_tsc(0), tsc);
@@ -374,10 +331,8 @@ TEST(ClockGuest, RefusesADamagedPageAndAnotherFrequency) {
 }
 
 TEST(TscScale, IsTheRatioInForce) {
-    const Bed scaled{with_handover(time::kSvmFracBits), 3'000'000, 1'500'000};
-    Bed copy = scaled;
-    copy.vm->rebind(copy.host);
-    const auto half = copy.vm->tsc_scale(1);
+    Bed scaled{with_handover(time::kSvmFracBits), 3'000'000, 1'500'000};
+    const auto half = scaled.vm->tsc_scale(1);
     ASSERT_TRUE(half);
     EXPECT_EQ(half->tsc_ratio, 0x8000'0000U);  // 2^32 * 1.5 / 3
     EXPECT_EQ(half->tsc_frac_bits, 32U);

@@ -84,6 +84,7 @@ Status KvmVm::write_msr(KvmVcpu& vcpu, std::uint32_t msr, std::uint64_t value, b
             return {};
         case abi::kMSR_IA32_TSC_ADJUST:
             if (!rules_.has_tsc_adjust) return unknown_msr(msr);
+            if (!arch_.cpuid_tsc_adjust) return {};
             if (!by_host || rules_.host_access_quirk) {
                 write_offset(vcpu, vcpu.map.offset() + (value - vcpu.tsc_adjust));
                 vcpu.requests |= kClockUpdate;

@@ -62,6 +62,7 @@ void KvmVm::sample_masterclock(unsigned cpu) {
 
 /// kvm_start_pvclock_update(): every vCPU leaves guest mode and stays out.
 void KvmVm::begin_update() {
+    CONTINUO_CHECK(!arch_.update_in_progress);
     arch_.update_in_progress = true;
     arch_.sampled = false;
     for (unsigned i = 0; i < count_; ++i)

@@ -113,6 +113,7 @@ struct KvmArch {
     bool backwards_tsc_observed = false;
     bool boot_vcpu_runs_old_kvmclock = false;
     bool user_set_tsc = false;
+    bool cpuid_tsc_adjust = true;
     bool update_in_progress = false;  ///< a masterclock update between its steps: none may enter
     bool sampled = false;             ///< and it has its sample
     unsigned updater = 0;             ///< the vCPU that carries it out
@@ -217,7 +218,9 @@ class KvmVm {
     bool enter(unsigned vcpu);
     /// The same without entering, as a KVM_RUN that a signal ends (ClockMachine's settle_vcpu()).
     void settle(unsigned vcpu);
-    /// enter() in the kernel's steps, one a call, for who wants to come between them.
+    /// enter() in the kernel's steps, one a call, for who wants to come between them. While one is
+    /// in a masterclock update, no other call may start one (the kernel's would wait for
+    /// tsc_write_lock): CONTINUO_CHECK.
     Step step(unsigned vcpu);
     /// The next entry is by this thread. True: KVM_RUN waits for an RCU grace period first.
     bool run_on_thread(unsigned vcpu, int thread);
@@ -243,6 +246,9 @@ class KvmVm {
     std::optional<abi::kvm_clock_pairing> clock_pairing(unsigned vcpu);
     /// INIT (kvm_vcpu_reset()): the page is switched off; the counters go on.
     void reset_vcpu(unsigned vcpu);
+    /// Whether the guest's CPUID has TSC_ADJUST; without it writes of the MSR, the host's too, are
+    /// taken and dropped. From the start it has.
+    void set_cpuid_tsc_adjust(bool has) { arch_.cpuid_tsc_adjust = has; }
 
     // The host.
 

@@ -88,11 +88,10 @@ bool KvmVm::time_update(KvmVcpu& vcpu) {
     std::uint32_t khz = cpu_khz(vcpu.thread_cpu);
     if (khz == 0) return false;
     khz = static_cast<std::uint32_t>(vcpu.map.wrap_scale(khz));
-    if (khz == 0) {
-        // Without this guard kvm_get_time_scale() never comes back.
-        if (!rules_.at_least_one_khz) return false;
-        khz = 1;
-    }
+    if (khz == 0 && rules_.at_least_one_khz) khz = 1;
+    // Without that guard kvm_get_time_scale() never comes back from 0 kHz; a vCPU that never had
+    // another frequency does not call it, and has no scale.
+    if (khz == 0 && vcpu.hw_khz != 0) return false;
     const bool master = arch_.use_master_clock;
     const std::uint64_t host_tsc = master ? arch_.master_cycle_now : read_tsc(vcpu);
     const std::int64_t kernel_ns =

@@ -179,14 +179,46 @@ TEST(KvmScaling, OldKernelsPublishTheKhzOfTheirLoad) {
     }
 }
 
-// A guest's frequency below one effective kHz: the loop that looks for a scale never ends before
-// the guard, and the vCPU never gets in.
+// A CPU whose TSC follows its frequency: the page of a vCPU on it is for its kHz of now.
+TEST(KvmScaling, AChangeOfACpusFrequencyIsInThePagesOfItsVcpus) {
+    KvmTestVm bed;
+    bed.host.is_constant_tsc = false;
+    bed.host.is_tsc_clocksource = false;
+    bed.vm.vcpu_migrated(1, 1);
+    bed.boot();
+    ASSERT_EQ(bed.vm.page(0).tsc_to_system_mul, 1U << 31);
+    bed.host.khz_at_load[0] = 2 * kBedKhz;
+    bed.vm.cpu_frequency_changed(0, true);
+    EXPECT_FALSE(bed.vm.in_guest(0));
+    EXPECT_TRUE(bed.vm.in_guest(1));
+    bed.enter_all();
+    // 4 GHz: half of 2 GHz' scale, by the shift.
+    EXPECT_EQ(bed.vm.page(0).tsc_to_system_mul, 1U << 31);
+    EXPECT_EQ(bed.vm.page(0).tsc_shift, -1);
+    EXPECT_EQ(bed.vm.page(1).tsc_shift, 0);
+    bed.host.khz_at_load[0] = kBedKhz;
+    bed.vm.cpu_frequency_changed(0, false);
+    EXPECT_TRUE(bed.vm.in_guest(0));
+    EXPECT_EQ(bed.vm.pending(0), kClockUpdate);
+}
+
+// A guest's frequency below one effective kHz, floor(2^48 / 3 499 912) * 3 499 912 < 2^48: before
+// the guard the page of a new vCPU has no scale, and a vCPU that had one never gets in again.
 TEST(KvmScaling, AnEffectiveFrequencyBelowOneKhz) {
     for (const KernelRules& rules : {kLinux612, kLinux72}) {
-        KvmTestVm bed{rules.with_scaling(48), 1, 3'499'912};
-        bed.enable_pages();
-        ASSERT_TRUE(bed.vm.set_tsc_khz(0, 1));  // floor(2^48 / 3 499 912) * 3 499 912 < 2^48
-        EXPECT_EQ(bed.vm.enter(0), rules.at_least_one_khz);
+        KvmTestVm test{rules.with_scaling(48), 1, 3'499'912};
+        test.enable_pages();
+        ASSERT_TRUE(test.vm.set_tsc_khz(0, 1));
+        EXPECT_TRUE(test.vm.enter(0));
+        // 10^6 ns a tick: 10^9 / (1000 * 2^20) * 2^32, and shift 20.
+        EXPECT_EQ(test.vm.page(0).tsc_to_system_mul, rules.at_least_one_khz ? 4'096'000'000U : 0U);
+        EXPECT_EQ(test.vm.page(0).tsc_shift, rules.at_least_one_khz ? 20 : 0);
+        KvmTestVm other{rules.with_scaling(48), 1, 3'499'912};
+        other.boot();
+        other.exit_all();
+        ASSERT_TRUE(other.vm.set_tsc_khz(0, 1));
+        other.set_clock(0);
+        EXPECT_EQ(other.vm.enter(0), rules.at_least_one_khz);
     }
 }
 

@@ -259,6 +259,14 @@ void KvmVm::clocksource_changed() {
     if (lost) arch_.guest_has_master_clock = false;
 }
 
+void KvmVm::cpu_frequency_changed(unsigned cpu, bool faster) {
+    for (unsigned i = 0; i < count_; ++i) {
+        if (vcpus_[i].cpu != static_cast<int>(cpu)) continue;
+        vcpus_[i].requests |= kClockUpdate;
+        if (faster) leave_guest(vcpus_[i]);
+    }
+}
+
 void KvmVm::vcpu_migrated(unsigned vcpu, unsigned cpu) {
     KvmVcpu& moves = at(vcpu);
     leave_guest(moves);

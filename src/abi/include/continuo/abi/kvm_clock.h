@@ -28,12 +28,13 @@ static_assert(offsetof(kvm_clock_data, realtime) == 16);
 static_assert(offsetof(kvm_clock_data, host_tsc) == 24);
 static_assert(offsetof(kvm_clock_data, pad) == 32);
 
-/// From GET: the VM is in masterclock mode. Refused by SET.
+/// From GET: the VM is in masterclock mode. SET takes it from Linux 5.16 on, without effect, so
+/// that what GET gave can be handed back; before, it takes no flag.
 inline constexpr std::uint32_t kKVM_CLOCK_TSC_STABLE = 2;
 /// From GET: realtime holds. To SET: advance clock by the REALTIME that has passed since (never
 /// backwards), so handing back what GET gave moves the clock.
 inline constexpr std::uint32_t kKVM_CLOCK_REALTIME = 4;
-/// From GET: host_tsc holds, read at the instant of clock and realtime.
+/// From GET: host_tsc holds, read at the instant of clock and realtime. Without effect in SET.
 inline constexpr std::uint32_t kKVM_CLOCK_HOST_TSC = 8;
 
 inline constexpr std::uint32_t kKVM_SET_CLOCK = kvm_iow<kvm_clock_data>(0x7b);

@@ -255,6 +255,10 @@ class KvmVm {
     /// The timekeeper's notification (pvclock_gtod_notify()): the masterclock is to go where the
     /// clocksource is no longer TSC-based. Nothing tells KVM that it may come back.
     void clocksource_changed();
+    /// The frequency of a CPU changed, and with it Platform::cpu_khz() (no
+    /// X86_FEATURE_CONSTANT_TSC, kvmclock_cpufreq_notifier()): the pages of its vCPUs are stale. Of
+    /// a faster CPU they leave guest mode, of a slower one they learn it at their next exit.
+    void cpu_frequency_changed(unsigned cpu, bool faster);
     /// The vCPU's thread goes on on another CPU; a vCPU in guest mode leaves it and enters again.
     void vcpu_migrated(unsigned vcpu, unsigned cpu);
     /// The thread that makes the VM's ioctls.

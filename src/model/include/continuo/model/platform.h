@@ -75,7 +75,8 @@ struct KernelLine {
     static KernelLine of_khz(std::uint32_t khz);
 };
 
-/// A host of plain integers: a counter that the caller moves, and two lines of it.
+/// A host of plain integers: a counter that the caller moves, and two lines of it. Domain of a
+/// CPU's number: below kCpusMax.
 class HostPlatform : public Platform {
   public:
     static constexpr unsigned kCpusMax = 16;

@@ -77,7 +77,21 @@ void GuestPlatform::attach(KvmVm& l2) {
     vms_[vm_count_++] = &l2;
 }
 
+ClockSnapshot GuestPlatform::snapshot(unsigned cpu) {
+    ClockSnapshot all;
+    all.counter = tsc(cpu);
+    const bool by_counter = clocksource_ != GuestClocksource::kOther;
+    const std::uint64_t cycles = by_counter ? cycles_at(all.counter) : cycles_now(cpu);
+    all.realtime_ns = real_.at(cycles);
+    all.monotonic_ns = raw_.at(cycles);
+    all.boot_ns = all.monotonic_ns + slept_ns;
+    all.clocksource = clocksource_;
+    all.changes = changes_;
+    return all;
+}
+
 void GuestPlatform::tell() {
+    ++changes_;
     for (unsigned i = 0; i < vm_count_; ++i)
         vms_[i]->clocksource_changed();
 }

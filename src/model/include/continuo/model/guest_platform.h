@@ -29,6 +29,19 @@ enum class GuestClocksource : std::uint8_t {
 /// 3579140904, shift -1, is left 2 399 998: floor(10^6 * 2^32 / mul) = 1 199 999, times 2.
 std::uint32_t pvclock_tsc_khz(const time::PvclockScale& scale);
 
+/// Every clock of a kernel at one reading of its counter, and how often its clocksource has
+/// changed: what a hypervisor needs of the timekeeper, in one call (S0.2). Two snapshots with
+/// different `changes` are of different lines and must not be combined.
+struct ClockSnapshot {
+    std::uint64_t counter = 0;  ///< TSC
+    std::int64_t realtime_ns = 0;
+    std::int64_t monotonic_ns = 0;  ///< raw, without the time slept
+    std::int64_t boot_ns = 0;       ///< raw, with it
+    GuestClocksource clocksource = GuestClocksource::kTsc;
+    std::uint32_t changes = 0;
+    friend bool operator==(const ClockSnapshot&, const ClockSnapshot&) = default;
+};
+
 /// L1's kernel. CPU numbers of this platform are L1's vCPUs. Lifetime: L1's VM outlives it, or is
 /// replaced by rebind().
 class GuestPlatform final : public Platform {
@@ -42,17 +55,19 @@ class GuestPlatform final : public Platform {
                   std::int64_t boot_realtime_ns = 1'700'000'000'000'000'000);
 
     std::uint64_t tsc(unsigned cpu) override { return l1_->guest_tsc(cpu); }
-    std::int64_t base_ns(std::uint64_t tsc) override { return raw_.at(cycles_at(tsc)); }
+    std::int64_t base_ns(std::uint64_t tsc) override { return raw_.at(cycles_at(tsc)) + slept_ns; }
     std::int64_t realtime_ns(std::uint64_t tsc) override { return real_.at(cycles_at(tsc)); }
     /// With kKvmclock: by the proposal, while vCPU 0's page has the stable bit.
     bool tsc_clocksource() override;
     std::uint32_t tsc_khz() override { return tsc_khz_; }
     bool tsc_unstable() override { return tsc_unstable_; }
     void mark_tsc_unstable() override { tsc_unstable_ = true; }
-    std::int64_t base_now_ns(unsigned cpu) override { return raw_.at(cycles_now(cpu)); }
+    std::int64_t base_now_ns(unsigned cpu) override { return raw_.at(cycles_now(cpu)) + slept_ns; }
     std::int64_t realtime_now_ns(unsigned cpu) override { return real_.at(cycles_now(cpu)); }
 
     GuestClocksource clocksource() const { return clocksource_; }
+    /// All of L1's clocks at one instant, read on one of its CPUs.
+    ClockSnapshot snapshot(unsigned cpu);
     KvmVm& l1() { return *l1_; }
 
     /// A VM that is built on this platform: it is told of every change. Domain: at most kVmsMax.
@@ -71,6 +86,8 @@ class GuestPlatform final : public Platform {
 
     /// L1 goes on as this VM: it was moved, with its memory and all that is built on it.
     void rebind(KvmVm& l1);
+
+    std::int64_t slept_ns = 0;  ///< offs_boot: what L1's suspends have added
 
   private:
     /// The clocksource's reading at a TSC value. Domain: not kOther, whose reading no TSC gives.
@@ -91,6 +108,7 @@ class GuestPlatform final : public Platform {
     std::uint32_t tsc_khz_;
     bool tsc_unstable_ = false;
     bool was_stable_;
+    std::uint32_t changes_ = 0;
     KernelLine raw_;
     KernelLine real_;
     std::array<KvmVm*, kVmsMax> vms_{};

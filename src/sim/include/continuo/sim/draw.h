@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "continuo/model/two_hosts.h"
+#include "continuo/model/random.h"
 #include "continuo/time/wide.h"
 
 namespace continuo::sim {

@@ -27,6 +27,7 @@ enum class Invariant : std::uint8_t {
     kNtpThrownOut,        ///< S1.7: after a notice NTP's state is void, and is built anew
     kTimersCancelled,     ///< S1.8: TFD_TIMER_CANCEL_ON_SET where REALTIME was repaired
     kPromiseKept,  ///< the counters are where the strategy says: frozen, or as if not stopped
+    kStoppedSeen,  ///< S1.1: GUEST_STOPPED that was asked for is in the page at the entry
     kCount,
 };
 inline constexpr std::size_t kInvariants = static_cast<std::size_t>(Invariant::kCount);
@@ -34,7 +35,7 @@ inline constexpr std::size_t kInvariants = static_cast<std::size_t>(Invariant::k
 std::string_view name(Invariant invariant);
 /// One sentence.
 std::string_view meaning(Invariant invariant);
-/// "1".."8", "S1.7", "S1.8".
+/// "1" to "8" of design.md, or the item of a thread: "S1.7".
 std::string_view number(Invariant invariant);
 
 enum class Outcome : std::uint8_t {

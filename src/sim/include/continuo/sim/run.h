@@ -45,7 +45,8 @@ struct RunResult {
     std::int64_t lost_time_ns =
         0;  ///< what REALTIME was behind the truth at the first read (ahead: negative)
     std::int64_t stale_exposure_ns =
-        0;  ///< how long REALTIME could be read wrong by more than 1 ms
+        0;                     ///< how long REALTIME could be read wrong by more than 1 ms
+    std::int64_t held_ns = 0;  ///< how long REALTIME reads were held for a notice
     std::int64_t entry_late_ns =
         0;  ///< from the instant that the clocks were set for to the first entry
     std::int64_t blackout_ns = 0;         ///< from the first vCPU's stop to the last one's entry

@@ -45,8 +45,8 @@ struct HostSpec {
     Draw tai_rate_ppb;                                 ///< at which that grows
     std::uint64_t tai_bound_ns = 1'000'000;            ///< as adjtimex states it (maxerror)
     bool synchronised = true;
+    bool lies = false;                 ///< its statements need not be true
     std::int32_t tai_offset_sec = 37;  ///< 0: its kernel was never told
-    bool same_boot_as_first = false;   ///< one boot identity: it is the first host
 };
 
 /// The guest: its kernel's timekeeping, its NTP, its agent.
@@ -67,13 +67,14 @@ struct GuestSpec {
     std::int64_t ntp_step_ns = 128'000'000;  ///< it steps what is off by more, and slews the rest
     std::int64_t ntp_slew_ppm = 500;
     Draw ntp_accuracy_ns = Draw{-100'000, 100'000, false};
-    bool plugs_vcpu = false;       ///< vCPU 0 is unplugged and plugged again after a move
-    bool old_sched_clock = false;  ///< its sched clock's offset is not guarded (S4.3)
+    bool plugs_vcpu = false;          ///< vCPU 0 is unplugged and plugged again after a move
+    bool starts_sched_clock = false;  ///< it starts its scheduler's clock after a move (S4.3)
 };
 
 /// How long a step takes, and how often and for how long its thread loses the processor there.
 struct SiteSpec {
-    Draw cost_ns;
+    Draw cost_ns;    ///< drawn once a run: one machine's system call takes what it takes
+    Draw jitter_ns;  ///< drawn each time, on the way to where the kernel acts
     Ppm preempt;
     Draw preempt_ns;
 };
@@ -83,6 +84,7 @@ struct VmmSpec {
     Draw exit_skew_ns = Draw{0, 20'000, false};  ///< of each vCPU after the first
     Draw entry_skew_ns = Draw{0, 20'000, false};
     std::int64_t resume_lead_ns = 2'000'000;  ///< how far ahead the resume instant is planned
+    bool ctrl_at_stop = false;  ///< KVM_KVMCLOCK_CTRL on every vCPU at the stop, as many VMMs do
 };
 
 /// Questions and answers between the hosts before the stop.

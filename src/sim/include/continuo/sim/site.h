@@ -41,15 +41,15 @@ std::optional<Site> site_from_name(std::string_view name);
 
 /// What a scenario can have go wrong, each with a probability of its own.
 enum class Fault : std::uint8_t {
-    kWireFlip,        ///< a bit of the saved state is flipped under way
-    kWireTruncate,    ///< its end is lost
-    kGuestPage,       ///< the guest writes nonsense into its own pvclock page
-    kClockAnswer,     ///< KVM_GET_CLOCK's host_tsc is nonsense
-    kOffsetReadback,  ///< an offset reads back other than written
-    kRestoreTwice,    ///< the restore is carried out again, after a delay
-    kPublishRace,     ///< a reader meets the page while it is being written
-    kNoticeLost,      ///< the notice's interrupt is late by seconds
-    kVcpuMoves,       ///< vCPUs come back on other processors of the host
+    kWireFlip,       ///< a bit of the saved state is flipped under way
+    kWireTruncate,   ///< its end is lost
+    kGuestPage,      ///< the guest writes nonsense into its own pvclock page
+    kClockAnswer,    ///< KVM_GET_CLOCK's host_tsc is nonsense
+    kOffsetIgnored,  ///< a write of an offset answers 0 and does nothing
+    kRestoreTwice,   ///< the restore is carried out again, after a delay
+    kPublishRace,    ///< a reader meets the page while it is being written
+    kNoticeLate,     ///< the notice's interrupt is late by seconds
+    kVcpuMoves,      ///< vCPUs come back on other processors of the host
     kCount,
 };
 inline constexpr std::size_t kFaults = static_cast<std::size_t>(Fault::kCount);
@@ -91,6 +91,7 @@ enum class Probe : std::uint8_t {
     kWriteSnapped,            ///< KVM took a written TSC for an attempt to synchronise
     kAgentRepaired,           ///< the agent repaired REALTIME
     kNtpRepaired,             ///< the NTP daemon did, alone
+    kNotTrimmed,              ///< the closed loop on kvmclock ended before it was within its target
     kCount,
 };
 inline constexpr std::size_t kProbes = static_cast<std::size_t>(Probe::kCount);

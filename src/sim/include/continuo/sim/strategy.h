@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "continuo/abi/kvm_clock.h"
+#include "continuo/model/kernel_rules.h"
 #include "continuo/sim/scenario.h"
 
 namespace continuo::sim {
@@ -45,7 +46,7 @@ struct Saved {
     std::array<Vcpu, kVcpusMax> vcpus{};
     unsigned vcpu_count = 0;
     abi::kvm_clock_data clock{};
-    std::uint64_t host_tsc = 0;
+    bool in_place = false;  ///< the VM that was saved goes on
     std::vector<std::byte> record;
 };
 
@@ -80,10 +81,16 @@ class Strategy {
     Told told() const { return told_; }
     bool quiesces() const { return quiesces_; }  ///< suspends the guest to idle first (S1.9)
 
+    /// Switches of the kernels that it needs, on both hosts: proposals that no kernel has.
+    virtual void require(model::KernelRules& rules) const { (void)rules; }
     /// All vCPUs are out of guest mode.
     virtual Done save(SourceSide& source, Saved& saved) const = 0;
-    /// The VM exists, with its memory and its MSRs but for the clocks. May be called twice (I3).
+    /// The VM exists, with its memory and its MSRs but for the clocks.
     virtual Done restore(DestinationSide& destination, const Saved& saved) const = 0;
+    /// The same controls once more, later: what a VMM does that is not sure whether it was done.
+    virtual Done repeat(DestinationSide& destination, const Saved& saved) const {
+        return restore(destination, saved);
+    }
 
   private:
     std::string_view name_;

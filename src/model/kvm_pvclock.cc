@@ -36,10 +36,17 @@ void PageUpdate::carry_out(unsigned step, abi::pvclock_vcpu_time_info& page) {
     }
 }
 
-void PageUpdate::carry_out_all(abi::pvclock_vcpu_time_info& page) {
-    fresh_.version = ((page.version + 1) | 1) + 1;
-    fresh_.flags |= page.flags & abi::kPVCLOCK_GUEST_STOPPED;
-    page = fresh_;
+// Field by field: a copy of all 32 bytes at once would wait for the stores that made fresh_.
+void PageUpdate::carry_out_all(abi::pvclock_vcpu_time_info& page) const {
+    page.version = ((page.version + 1) | 1) + 1;
+    page.pad0 = fresh_.pad0;
+    page.tsc_timestamp = fresh_.tsc_timestamp;
+    page.system_time = fresh_.system_time;
+    page.tsc_to_system_mul = fresh_.tsc_to_system_mul;
+    page.tsc_shift = fresh_.tsc_shift;
+    page.flags = fresh_.flags | (page.flags & abi::kPVCLOCK_GUEST_STOPPED);
+    page.pad[0] = fresh_.pad[0];
+    page.pad[1] = fresh_.pad[1];
 }
 
 /// get_cpu_tsc_khz()

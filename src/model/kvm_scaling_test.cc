@@ -3,10 +3,12 @@
 // docs/kernel-facts.md, seen on kernels and planned by the planner.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
 #include "kvm_test_vm.h"
+#include "time_scale.h"
 
 namespace continuo::model {
 namespace {
@@ -159,6 +161,58 @@ TEST(KvmScaling, TheRawClockIsLinuxsLine) {
     const KernelLine moved = line.moved_to(123'456'789'013);
     for (const std::uint64_t tsc : {123'456'789'013ULL, 123'456'789'014ULL, 999'999'999'999ULL})
         EXPECT_EQ(moved.at(tsc), line.at(tsc));
+}
+
+/// Relative error of a scale in units of 2^-40, exact to the floor; the rates fit 43 bits.
+time::i128 scale_error(PvclockScale scale, std::uint64_t scaled_hz, std::uint64_t base_hz) {
+    time::i128 got = static_cast<time::i128>(scale.mul()) * static_cast<time::i128>(base_hz);
+    time::i128 wanted = static_cast<time::i128>(scaled_hz) << 32;
+    if (scale.shift() >= 0)
+        got <<= scale.shift();
+    else
+        wanted <<= -scale.shift();
+    return (got - wanted) / (wanted >> 40);
+}
+
+// kvm_get_time_scale() both ways round, within what it says of itself; for pages it is
+// PvclockScale::from_hz().
+TEST(KvmScaling, AScaleIsWithinItsTruncations) {
+    Random random{7};
+    for (int i = 0; i < 20'000; ++i) {
+        const auto khz = static_cast<std::uint64_t>(1 + random.of_any_size(0x7fff'fffe));
+        const std::uint64_t hz = khz * 1000;
+        const PvclockScale ticks = time_scale(hz, time::kNanosPerSecond);
+        const time::i128 ticks_error = scale_error(ticks, hz, time::kNanosPerSecond);
+        const time::i128 fast = (time::i128{1} << 40) / static_cast<time::i128>(hz) + 1;
+        ASSERT_TRUE(ticks_error <= fast && ticks_error >= -(1 << 10)) << khz;
+        if (khz > 16'000'000) continue;
+        const PvclockScale nanos = time_scale(time::kNanosPerSecond, hz);
+        const time::i128 nanos_error = scale_error(nanos, time::kNanosPerSecond, hz);
+        ASSERT_TRUE(nanos_error <= 0 && nanos_error >= -(1 << 9)) << khz;
+        ASSERT_EQ(nanos, PvclockScale::from_hz(*time::Hz::from_khz(khz))) << khz;
+    }
+}
+
+// Between two samples a page is the kernel's raw clock but for the kHz and the truncations: one
+// effective kHz, Linux's own 2^-22, mul's 2^-31.
+TEST(KvmScaling, APageFollowsTheRawClockWithinWhatIsTruncated) {
+    Random random{8};
+    for (int i = 0; i < 300; ++i) {
+        const auto host_khz = static_cast<std::uint32_t>(random.between(800'000, 5'000'000));
+        const auto guest_khz = static_cast<std::uint32_t>(random.between(800'000, 5'000'000));
+        ScaledBed bed{host_khz, guest_khz};
+        const auto raw_now = [&] { return bed.host.base_ns(bed.host.counter); };
+        const std::int64_t raw = raw_now();
+        const std::uint64_t clock = bed.guest_clock(0);
+        bed.host.counter += static_cast<std::uint64_t>(random.of_any_size(1LL << 45));
+        const std::int64_t passed = raw_now() - raw;
+        const auto off = static_cast<std::int64_t>(bed.guest_clock(0) - clock) - passed;
+        const std::int64_t effective_khz =
+            std::int64_t{std::min(host_khz, guest_khz)} - 1;  // a lower bound
+        const std::int64_t allowed = passed / effective_khz + (passed >> 22) + (passed >> 31) + 3;
+        ASSERT_LE(std::abs(off), allowed) << host_khz << " " << guest_khz << " " << passed;
+        ASSERT_EQ(bed.guest_clock(0), bed.guest_clock(1));
+    }
 }
 
 // Up to 6.1 KVM goes by the kHz of the moment when it was loaded: 3 499 912 instead of the refined

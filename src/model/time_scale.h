@@ -9,9 +9,10 @@
 
 namespace continuo::model {
 
-/// mul and shift so that wrap_ns() of a number of base_hz's ticks is that of scaled_hz's, slow by
-/// less than 2^-31 of itself; above 2^32 Hz bits of the rates are dropped too. Domain: neither is
-/// 0 or above 2^32 * 1000.
+/// mul and shift so that wrap_ns() of a number of base_hz's ticks is that of scaled_hz's: slow by
+/// less than 2^-31 of itself, by less than 2^-30 where scaled_hz is above 2^32 and loses bits; fast
+/// by less than 1 / scaled_hz where base_hz is above twice of it, and loses bits. Domain: neither
+/// is 0 or above 2^32 * 1000.
 ///
 /// Example: 3 GHz from ns: mul 3/4 * 2^32, shift 2.
 constexpr time::PvclockScale time_scale(std::uint64_t scaled_hz, std::uint64_t base_hz) {

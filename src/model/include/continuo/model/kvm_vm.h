@@ -51,7 +51,7 @@ class PageUpdate {
     /// the page's four 8-byte words, the odd version with them. 6: the version becomes even.
     void carry_out(unsigned step, abi::pvclock_vcpu_time_info& page);
     /// All steps at once.
-    void carry_out_all(abi::pvclock_vcpu_time_info& page);
+    void carry_out_all(abi::pvclock_vcpu_time_info& page) const;
     /// What is to be published; version and a GUEST_STOPPED that is kept come with the steps.
     abi::pvclock_vcpu_time_info& fresh() { return fresh_; }
     const abi::pvclock_vcpu_time_info& fresh() const { return fresh_; }

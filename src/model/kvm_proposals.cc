@@ -101,10 +101,10 @@ Result<abi::pvclock_vcpu_time_info> KvmVm::clock_guest(unsigned vcpu) {
         return invalid(kGetClockGuest, "the VM has no masterclock, so no line of the guest's TSC",
                        "Use KVM_GET_CLOCK");
     const auto host = time::Count<time::HostCounter>::from_raw(arch_.master_cycle_now);
-    const time::PvclockLine line{from.map.at(host),
-                                 time::Instant<time::Kvmclock>::from_raw(static_cast<std::uint64_t>(
-                                     arch_.master_kernel_ns + arch_.kvmclock_offset)),
-                                 from.page_scale};
+    const time::PvclockLine line{
+        from.map.at(host),
+        time::Instant<time::Kvmclock>::from_raw(kvmclock_at(arch_.master_kernel_ns)),
+        from.page_scale};
     return abi::pvclock_page(line, 0, abi::kPVCLOCK_TSC_STABLE_BIT);
 }
 

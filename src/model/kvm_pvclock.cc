@@ -112,7 +112,7 @@ bool KvmVm::time_update(KvmVcpu& vcpu) {
     vcpu.last_guest_tsc = tsc_timestamp;
     abi::pvclock_vcpu_time_info& fresh = vcpu.update.fresh();
     fresh.tsc_timestamp = tsc_timestamp;
-    fresh.system_time = static_cast<std::uint64_t>(kernel_ns + arch_.kvmclock_offset);
+    fresh.system_time = kvmclock_at(kernel_ns);
     fresh.tsc_to_system_mul = vcpu.page_scale.mul();
     fresh.tsc_shift = vcpu.page_scale.shift();
     fresh.flags = master ? abi::kPVCLOCK_TSC_STABLE_BIT : std::uint8_t{0};
@@ -153,8 +153,7 @@ bool KvmVm::publish(KvmVcpu& vcpu) {
 /// the guests' pages have a scaled one.
 std::uint64_t KvmVm::masterclock_at(std::uint64_t tsc, std::uint32_t khz) const {
     const PvclockScale scale = time_scale(time::kNanosPerSecond, std::uint64_t{khz} * 1000);
-    return static_cast<std::uint64_t>(arch_.master_kernel_ns + arch_.kvmclock_offset) +
-           scale.wrap_ns(tsc - arch_.master_cycle_now);
+    return kvmclock_at(arch_.master_kernel_ns) + scale.wrap_ns(tsc - arch_.master_cycle_now);
 }
 
 abi::kvm_clock_data KvmVm::get_clock() {
@@ -166,8 +165,7 @@ abi::kvm_clock_data KvmVm::clock_on(unsigned cpu) {
     abi::kvm_clock_data data{};
     const std::uint32_t khz = arch_.use_master_clock ? cpu_khz(cpu) : 0;
     if (khz == 0) {
-        data.clock =
-            static_cast<std::uint64_t>(platform_->base_now_ns(cpu) + arch_.kvmclock_offset);
+        data.clock = kvmclock_at(platform_->base_now_ns(cpu));
         return data;
     }
     const std::uint64_t tsc = platform_->tsc(cpu);

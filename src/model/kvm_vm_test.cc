@@ -68,6 +68,21 @@ TEST(KvmVm, SetClockWithRealtimeAddsWhatPassedAndNeverTakesAway) {
     EXPECT_EQ(bed.vm.get_clock().clock, 1'000'000U);
 }
 
+TEST(KvmVm, AnyClockCanBeSet) {
+    for (const std::uint64_t clock :
+         {std::uint64_t{0}, std::uint64_t{1}, (std::uint64_t{1} << 63) - 1, std::uint64_t{1} << 63,
+          ~std::uint64_t{0}}) {
+        KvmTestVm bed;
+        bed.boot();
+        bed.set_clock(clock);
+        bed.enter_all();
+        EXPECT_EQ(bed.vm.page(1).system_time, clock);
+        EXPECT_EQ(bed.vm.get_clock().clock, clock);
+        bed.host.sleep_ns(10);
+        EXPECT_EQ(bed.vm.get_clock().clock, clock + 10);
+    }
+}
+
 TEST(KvmVm, SetClockRefusesFlagsThatTheKernelDoesNotKnow) {
     abi::kvm_clock_data data{};
     data.flags = 1;

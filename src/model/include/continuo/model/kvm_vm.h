@@ -345,6 +345,11 @@ class KvmVm {
     static bool has_page(const KvmVcpu& vcpu);
     static void tell_stopped(KvmVcpu& vcpu);
     bool publish(KvmVcpu& vcpu);
+    /// kvmclock when the kernel's base clock says kernel_ns; wraps, as a host may set it anywhere.
+    std::uint64_t kvmclock_at(std::int64_t kernel_ns) const {
+        return static_cast<std::uint64_t>(kernel_ns) +
+               static_cast<std::uint64_t>(arch_.kvmclock_offset);
+    }
     std::uint64_t masterclock_at(std::uint64_t tsc, std::uint32_t khz) const;
     abi::kvm_clock_data clock_on(unsigned cpu);
     std::uint64_t wall_clock_epoch(unsigned cpu);

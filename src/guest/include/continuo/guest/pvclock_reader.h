@@ -42,11 +42,12 @@ struct continuo_pvclock_last {
 };
 
 /* ns of `ticks` by a page's scale, rounded down twice, as the ABI has it. A shift outside -63..31,
- * which no host publishes, is taken modulo 64. */
+ * which no host publishes, is taken modulo 64. The product's bits from 32 upwards are the high half
+ * of a product with a multiplier 2^32 times as large, which costs no shift after it. */
 static inline uint64_t continuo_pvclock_scale(uint64_t ticks, uint32_t mul, int8_t shift) {
     const uint64_t shifted =
         shift < 0 ? ticks >> ((unsigned)-shift & 63u) : ticks << ((unsigned)shift & 63u);
-    return (uint64_t)(((continuo_u128)shifted * mul) >> 32);
+    return (uint64_t)(((continuo_u128)shifted * ((uint64_t)mul << 32)) >> 64);
 }
 
 /* The same for ticks before tsc_timestamp: rounded up at each stage, so that the line goes on

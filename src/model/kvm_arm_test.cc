@@ -59,6 +59,15 @@ TEST(KvmArm, EachNewVcpuStartsTheVirtualCounterAgain) {
     }
 }
 
+TEST(KvmArm, EachNewVcpuTakesThePhysicalCounterBackToTheHosts) {
+    Vm vm{kNew};
+    ASSERT_TRUE(vm.kvm.set_one_reg(0, kKVM_REG_ARM_PTIMER_CNT, 5));
+    EXPECT_EQ(vm.kvm.guest_cntpct(0), 5U);
+    ASSERT_TRUE(vm.kvm.create_vcpu());
+    EXPECT_EQ(vm.kvm.guest_cntpct(0), 1010U);
+    EXPECT_EQ(vm.kvm.physical_access(0), PhysicalAccess::kNative);
+}
+
 TEST(KvmArm, AnOffsetOutlivesTheCreationOfVcpus) {
     Vm vm{kNew};
     ASSERT_TRUE(vm.kvm.set_counter_offset({300, 0}));

@@ -284,6 +284,7 @@ TEST(ClockGuest, KeepsTheLineThatANewSampleWouldMove) {
     Scaled handed;
     ASSERT_TRUE(handed.vm->set_clock_guest(0, handed.saved));
     EXPECT_EQ(moved(handed), 0);
+    EXPECT_EQ(handed.vm->page(1).tsc_timestamp, handed.vm->guest_tsc(1)) << "a sample of now";
 
     Scaled sampled;  // KVM_SET_CLOCK with what KVM_GET_CLOCK would have given by the raw clock
     abi::kvm_clock_data data{};

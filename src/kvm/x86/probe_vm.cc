@@ -25,6 +25,7 @@ constexpr std::uint64_t kWrmsrAt = 0x1200;
 constexpr std::uint64_t kWaitAt = 0x1300;
 constexpr std::uint64_t kFaultAt = 0x1400;
 constexpr std::uint64_t kTimerAt = 0x1500;
+constexpr std::uint64_t kHypercallAt = 0x1600;
 constexpr std::uint64_t kStackTop = 0x3000;
 constexpr std::uint16_t kDonePort = 0x80;
 constexpr std::uint16_t kFaultPort = 0x81;
@@ -32,6 +33,9 @@ constexpr std::uint16_t kFaultPort = 0x81;
 constexpr std::array<std::uint8_t, 6> kRdtsc{0x0f, 0x31, 0xe6, kDonePort, 0xeb, 0xfa};
 constexpr std::array<std::uint8_t, 6> kRdmsr{0x0f, 0x32, 0xe6, kDonePort, 0xeb, 0xfa};
 constexpr std::array<std::uint8_t, 6> kWrmsr{0x0f, 0x30, 0xe6, kDonePort, 0xeb, 0xfa};
+/// The processor's own of vmcall and vmmcall; the other one KVM would have to emulate.
+constexpr std::array<std::uint8_t, 7> kVmcall{0x0f, 0x01, 0xc1, 0xe6, kDonePort, 0xeb, 0xf9};
+constexpr std::array<std::uint8_t, 7> kVmmcall{0x0f, 0x01, 0xd9, 0xe6, kDonePort, 0xeb, 0xf9};
 /// sti; hlt; jmp back
 constexpr std::array<std::uint8_t, 4> kWait{0xfb, 0xf4, 0xeb, 0xfc};
 /// out kFaultPort, al; jmp back
@@ -45,7 +49,8 @@ std::uint64_t edx_eax(const kvm_regs& regs) {
 
 }  // namespace
 
-Result<std::unique_ptr<ProbeVm>> ProbeVm::create(const System& system, std::size_t vcpus) {
+Result<std::unique_ptr<ProbeVm>> ProbeVm::create(const System& system, std::size_t vcpus,
+                                                 bool irqchip) {
     std::unique_ptr<ProbeVm> probe{new ProbeVm};
     auto limit = RunLimit::create();
     if (!limit) return tl::unexpected(limit.error());
@@ -56,24 +61,26 @@ Result<std::unique_ptr<ProbeVm>> ProbeVm::create(const System& system, std::size
     auto vm = Vm::create(system);
     if (!vm) return tl::unexpected(vm.error());
     probe->vm_.emplace(std::move(*vm));
-    const auto cpuid = system.supported_cpuid();
+    auto cpuid = system.supported_cpuid();
     if (!cpuid) return tl::unexpected(cpuid.error());
+    probe->cpuid_ = std::move(*cpuid);
     const auto deadline = system.check_extension(abi::kKVM_CAP_TSC_DEADLINE_TIMER);
     probe->has_deadline_ = deadline && *deadline != 0;
     Status ready = probe->vm_->set_tss_address(0xfffbd000);
-    if (ready) ready = probe->vm_->create_irqchip();
+    if (ready && irqchip) ready = probe->vm_->create_irqchip();
     if (ready) ready = probe->load_code();
     if (ready) ready = probe->vm_->set_memory(0, *probe->memory_, false);
     if (!ready) return tl::unexpected(ready.error());
-    probe->vcpus_.reserve(vcpus);
-    for (std::uint32_t id = 0; id < vcpus; ++id) {
-        auto vcpu = Vcpu::create(*probe->vm_, id);
-        if (!vcpu) return tl::unexpected(vcpu.error());
-        probe->vcpus_.push_back(std::move(*vcpu));
-        if (auto started = probe->start(probe->vcpus_.back(), *cpuid); !started)
-            return tl::unexpected(started.error());
-    }
+    for (std::size_t i = 0; i < vcpus; ++i)
+        if (auto added = probe->add_vcpu(); !added) return tl::unexpected(added.error());
     return probe;
+}
+
+Status ProbeVm::add_vcpu() {
+    auto vcpu = Vcpu::create(*vm_, static_cast<std::uint32_t>(vcpus_.size()));
+    if (!vcpu) return tl::unexpected(vcpu.error());
+    vcpus_.push_back(std::move(*vcpu));
+    return start(vcpus_.back());
 }
 
 Status ProbeVm::load_code() {
@@ -95,8 +102,8 @@ Status ProbeVm::load_code() {
     return done;
 }
 
-Status ProbeVm::start(Vcpu& vcpu, const CpuidEntries& cpuid) {
-    CpuidEntries own = cpuid;
+Status ProbeVm::start(Vcpu& vcpu) {
+    CpuidEntries own = cpuid_;
     if (CpuidEntry* features = find_cpuid(own, abi::kCpuidFeatures)) {
         features->ebx = (features->ebx & 0x00ff'ffffU) | vcpu.id() << 24;
         // KVM offers it by capability, not in its list (up to Linux 6.14 or so).
@@ -183,6 +190,22 @@ Status ProbeVm::guest_wrmsr(std::size_t vcpu, std::uint32_t index, std::uint64_t
     regs.rax = value & 0xffff'ffffU;
     regs.rdx = value >> 32;
     return run_at(vcpu, kWrmsrAt, regs).map([](const kvm_regs&) {});
+}
+
+Result<std::uint64_t> ProbeVm::guest_hypercall(std::size_t vcpu, std::uint32_t number,
+                                               std::uint32_t a0, std::uint32_t a1) {
+    constexpr std::uint32_t kEbxOfIntel = 0x756e6547;  // "Genu"
+    const CpuidEntry* vendor = find_cpuid(cpuid_, 0);
+    const bool intel = vendor != nullptr && vendor->ebx == kEbxOfIntel;
+    if (auto put = memory_->write_object(kHypercallAt, intel ? kVmcall : kVmmcall); !put)
+        return tl::unexpected(put.error());
+    kvm_regs regs{};
+    regs.rax = number;
+    regs.rbx = a0;
+    regs.rcx = a1;
+    return run_at(vcpu, kHypercallAt, regs).map([](const kvm_regs& end) {
+        return end.rax & 0xffff'ffffU;
+    });
 }
 
 Result<std::uint64_t> ProbeVm::wait_for_timer(std::size_t vcpu) {

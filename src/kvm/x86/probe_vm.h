@@ -21,8 +21,13 @@ class ProbeVm {
     static constexpr std::uint32_t kTimerVector = 0x40;   ///< its handler ends wait_for_timer()
 
     /// A VM with in-kernel interrupt controllers, 256 KiB, and `vcpus` runnable vCPUs that have all
-    /// of the host's CPUID.
-    static Result<std::unique_ptr<ProbeVm>> create(const System& system, std::size_t vcpus);
+    /// of the host's CPUID. Without the controllers there is no timer, and it is made sooner: the
+    /// kernel waits for five grace periods less.
+    static Result<std::unique_ptr<ProbeVm>> create(const System& system, std::size_t vcpus,
+                                                   bool irqchip = true);
+
+    /// One more, runnable, after those that there are.
+    Status add_vcpu();
 
     Vm& vm() { return *vm_; }
     GuestMemory& memory() { return *memory_; }
@@ -38,6 +43,9 @@ class ProbeVm {
     /// RDMSR and WRMSR in the guest; kGuest where they fault there.
     Result<std::uint64_t> guest_rdmsr(std::size_t vcpu, std::uint32_t index);
     Status guest_wrmsr(std::size_t vcpu, std::uint32_t index, std::uint64_t value);
+    /// A hypercall of KVM's with two arguments of 32 bits; RAX of its answer, 32 bits in real mode.
+    Result<std::uint64_t> guest_hypercall(std::size_t vcpu, std::uint32_t number, std::uint32_t a0,
+                                          std::uint32_t a1);
     /// Puts the LAPIC's timer into TSC-deadline mode with kTimerVector.
     Status enable_deadline_timer(std::size_t vcpu);
     /// STI and HLT; comes back with the guest's TSC in the handler of kTimerVector.
@@ -49,12 +57,13 @@ class ProbeVm {
   private:
     ProbeVm() = default;
     Status load_code();
-    Status start(Vcpu& vcpu, const CpuidEntries& cpuid);
+    Status start(Vcpu& vcpu);
     Result<kvm_regs> run_at(std::size_t vcpu, std::uint64_t rip, const kvm_regs& regs,
                             machine::WriteBracket* bracket = nullptr);
 
     std::unique_ptr<RunLimit> limit_;
     bool has_deadline_ = false;
+    CpuidEntries cpuid_;
     std::optional<GuestMemory> memory_;
     std::optional<Vm> vm_;
     std::vector<Vcpu> vcpus_;

@@ -13,7 +13,7 @@ KernelRules KernelRules::linux(unsigned major, unsigned minor) {
     rules.has_clock_triple = from(5, 16);
     rules.cpu_khz_at_load = !from(6, 2);
     rules.wall_clock_by_one_read = from(6, 2);
-    rules.global_update_by_work = !from(6, 13);
+    rules.global_update_by_work = !from(6, 19);
     rules.at_least_one_khz = from(6, 13);
     rules.has_tsc_adjust = from(3, 8);
     rules.has_kvmclock_ctrl = from(3, 4);

@@ -34,7 +34,7 @@ struct KernelRules {
     /// (kvm_get_wall_clock_epoch(); between 6.1 and 6.12). Before, from two.
     bool wall_clock_by_one_read = true;
     /// KVM_REQ_GLOBAL_CLOCK_UPDATE has the other vCPUs' pages written 100 ms later by a work item,
-    /// which also runs every 300 s (up to 6.12 at least). Since (by 7.2), at their next entry,
+    /// which also runs every 300 s (up to 6.18, as seen). Since (by 7.2), at their next entry,
     /// rate-limited in vcpu_load() to 10 a second, and there is no periodic one.
     bool global_update_by_work = true;
     /// An effective frequency that is truncated to 0 kHz counts as 1 (by 7.2).

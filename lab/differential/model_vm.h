@@ -1,0 +1,59 @@
+// The model under the same acts as the kernel: KvmVm, the guest memory that its pages lie in, and
+// the order of entry, act and exit that a KVM_RUN has.
+#pragma once
+
+#include <array>
+#include <functional>
+
+#include "continuo/model/kvm_vm.h"
+#include "subject.h"
+
+namespace continuo::differential {
+
+/// What an act is made of; each has an instant of its own.
+enum class Phase : std::uint8_t {
+    kEnter,       ///< pending requests are carried out
+    kAct,         ///< the control itself, or what the guest does
+    kEnterAgain,  ///< after an exit that the kernel handled by itself
+};
+/// Told before each phase: whoever keeps the time may set it.
+using Moment = std::function<void(Phase)>;
+
+struct Answer {
+    int error = 0;
+    std::uint64_t value = 0;
+    abi::kvm_clock_pairing pairing{};
+};
+
+class ModelVm {
+  public:
+    /// `system_time_write_stores`: HostFacts'.
+    ModelVm(model::Platform& platform, const model::KernelRules& rules,
+            bool system_time_write_stores = false)
+        : kvm_{platform, rules, 0}, system_time_write_stores_{system_time_write_stores} {}
+
+    /// `more_entries`: exits that the kernel handled by itself after the act, each with a new
+    /// entry.
+    Answer perform(const Act& act, const Moment& moment, unsigned more_entries = 0);
+    /// Without KVM_GET_CLOCK, which takes time.
+    View look();
+    /// The guest's memory at page_gpa(vcpu, other).
+    abi::pvclock_vcpu_time_info& page(unsigned vcpu, bool other);
+    model::KvmVm& kvm() { return kvm_; }
+    const model::KvmVm& kvm() const { return kvm_; }
+
+  private:
+    Answer guest_acts(const Act& act, const Moment& moment, unsigned more_entries);
+    void enter_and_exit(unsigned vcpu, const Moment& moment);
+    /// A write of an MSR; guest memory keeps what it had at both addresses of a moved page.
+    int write_msr(const Act& act, bool by_host);
+    /// nullptr: at neither of the vCPU's addresses.
+    abi::pvclock_vcpu_time_info* memory_at(unsigned vcpu, std::uint64_t msr);
+
+    model::KvmVm kvm_;
+    bool system_time_write_stores_;
+    /// What lies where no page is in use now; each vCPU's two addresses.
+    std::array<std::array<abi::pvclock_vcpu_time_info, 2>, kVcpusMax> memory_{};
+};
+
+}  // namespace continuo::differential

@@ -6,6 +6,7 @@
 #include "continuo/state/codec.h"
 #include "continuo/time/tsc_scale.h"
 #include "guest_page.h"
+#include "kernel_clock.h"
 
 namespace continuo::machine {
 
@@ -85,25 +86,24 @@ std::uint64_t pages_apart_ns(Machine& machine, const std::vector<VcpuClock>& vcp
 /// first: vCPU 0.
 Result<KvmclockState> capture_kvmclock(Machine& machine, const HostFacts& facts,
                                        const std::vector<VcpuClock>& vcpus, const TscMap& first) {
-    const Count<HostCounter> before = machine.now();
-    const auto reading = machine.kvmclock();
-    if (!reading) return tl::unexpected(reading.error());
-    const Count<HostCounter> after = machine.now();
+    const auto answer = read_kernel_clock(machine);
+    if (!answer) return tl::unexpected(answer.error());
+    const KvmclockReading& reading = answer->reading;
 
     const Hz effective = effective_frequency(first, facts);
-    const PvclockLine kernel{first.at(reading->host.value_or(before)), reading->clock,
+    const PvclockLine kernel{first.at(reading.host.value_or(answer->before)), reading.clock,
                              time::PvclockScale::from_hz(effective)};
 
     KvmclockState out;
-    out.masterclock = reading->stable;
+    out.masterclock = reading.stable;
     out.line = kernel;
     out.origin = KvmclockOrigin::kKernel;
     // A tick of the counter in ns; without a host counter in the answer, the bracket as well.
     out.bound_ns = kKernelLineBoundNs + time::kNanosPerSecond / effective.hz();
-    if (!reading->host) {
+    if (!reading.host) {
         const auto ns = time::ExactRatio::nanos_per_tick(facts.counter_frequency);
-        const time::Line<HostCounter, Kvmclock> spread{before, Instant<Kvmclock>{}, ns};
-        out.bound_ns += spread.ceil_at(after).raw();
+        const time::Line<HostCounter, Kvmclock> spread{answer->before, Instant<Kvmclock>{}, ns};
+        out.bound_ns += spread.ceil_at(answer->after).raw();
     }
     if (const auto page = believable_page(machine, kernel, first, effective)) {
         out.line = *page;

@@ -2,16 +2,13 @@
 
 #include "continuo/time/tsc_scale.h"
 #include "guest_page.h"
+#include "kernel_clock.h"
 
 namespace continuo::machine {
 
 namespace {
 
 using time::Nanos;
-
-Count<HostCounter> middle(Count<HostCounter> before, Count<HostCounter> after) {
-    return before + time::Ticks<HostCounter>::from_raw((after - before).raw() / 2);
-}
 
 /// KVM_GET_CLOCK's answer, and the host counter that it is of.
 struct Reading {
@@ -21,10 +18,9 @@ struct Reading {
 };
 
 Result<Reading> read_kernel(Machine& machine) {
-    const Count<HostCounter> before = machine.now();
-    const auto reading = machine.kvmclock();
-    if (!reading) return tl::unexpected(reading.error());
-    return Reading{reading->clock, reading->host ? *reading->host : middle(before, machine.now())};
+    const auto answer = read_kernel_clock(machine);
+    if (!answer) return tl::unexpected(answer.error());
+    return Reading{answer->reading.clock, answer->at()};
 }
 
 /// The line that a scaled guest reads; nullopt where it has no page, or one that it damaged.

@@ -56,7 +56,7 @@ void Host::begin(WorldClock& clock, const HostSpec& spec, unsigned index, Random
         for (std::size_t cpu = 1; cpu < skew_.size(); ++cpu)
             skew_[cpu] = static_cast<std::uint64_t>(spec.cpu_skew_ticks.from(random));
     tsc_clocksource_ = spec.tsc_clocksource;
-    tsc_unstable_ = !spec.tsc_clocksource;
+    tsc_unstable_ = spec.tsc_unstable;
     tai_offset_sec_ = spec.tai_offset_sec;
     slept_ns_ = 0;
     raw_line_ = model::KernelLine::of_khz(khz_);
@@ -148,7 +148,7 @@ void Host::sleep(Span length) {
 
 void Host::discipline() {
     const std::int64_t bound = static_cast<std::int64_t>(spec_->tai_bound_ns);
-    if (!spec_->synchronised) return;
+    if (!spec_->synchronised || spec_->lies) return;
     const std::int64_t keep = bound - std::min(bound / 2, kDisciplineMarginNs);
     const std::int64_t error = tai_error_ns();
     const std::int64_t kept = std::clamp(error, -keep, keep);

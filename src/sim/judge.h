@@ -16,9 +16,7 @@ namespace continuo::sim {
 /// What the guest's clocks are lines of, on the destination, for comparing before and after.
 struct Lines {
     std::array<std::uint64_t, kVcpusMax> offsets{};
-    std::uint64_t kvmclock_offset = 0;
     abi::pvclock_vcpu_time_info page{};
-    bool published = false;
 };
 
 class Judge {
@@ -50,7 +48,7 @@ class Judge {
 
     // The other side.
 
-    Lines lines(DestinationSide& destination);
+    Lines lines();
     void hold_idempotent(const Lines& before, const Lines& after);
     void first_look(unsigned vcpu, DestinationSide& destination);
     void judge_move(DestinationSide& destination, bool wire_damaged);
@@ -93,6 +91,8 @@ class Judge {
     void judge_monotonic();
     void judge_told_stopped(unsigned vcpu, DestinationSide& destination);
     std::int64_t hosts_allow_ns() const;
+    std::int64_t counter_bound_ns(unsigned vcpu) const;
+    std::int64_t by_value_ns() const;
     void note_how(const Certified& certified);
 
     void answer();
@@ -123,6 +123,7 @@ class Judge {
     std::uint64_t anchor_count_ = 0;
     TrueTime anchor_at_{};
     std::array<time::TscMap, kVcpusMax> source_maps_;
+    std::array<std::uint64_t, kVcpusMax> source_adjust_{};  ///< IA32_TSC_ADJUST
     std::optional<time::PvclockLine> source_line_;
     bool entered_ = false;
     Reading first_;

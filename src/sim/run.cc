@@ -19,6 +19,8 @@ std::uint64_t page_address(unsigned vcpu) {
     return (0x1000 + abi::kPvclockLinuxStride * vcpu) | abi::kKVM_MSR_ENABLED;
 }
 constexpr std::uint64_t kWallClockAddress = 0x3000;
+/// From the entry to the first reading that its code can have done.
+constexpr Span kFirstInstructions = span_ns(150);
 
 class Run {
   public:
@@ -160,16 +162,20 @@ class Run {
         Host& there = world_.hosts[spec.to];
         world_.slept_in_gap = false;
         world_.page_was_damaged = false;
+        world_.kernel_lied = false;
         world_.host().discipline();
         pass(span_ns(spec.run_ns.from(world_.random)), index, Phase::kRunning);
         work();
         if (scenario_.channel.rounds != 0 && spec.to != world_.on_host) exchange(there);
-        stop(spec.in_place);
+        SourceSide source{world_, world_.host(), world_.vm()};
+        stop(source, spec.in_place);
         Saved saved;
         saved.in_place = spec.in_place;
-        SourceSide source{world_, world_.host(), world_.vm()};
         const std::uint32_t interruptions = world_.preemptions;
-        if (!ended(strategy_.save(source, saved))) return;
+        if (!ended(strategy_.save(source, saved))) {
+            (void)caught();
+            return;
+        }
         if (world_.preemptions != interruptions) world_.reached(Probe::kPreemptedBetweenReads);
         judge_.saved(source);
         damage(saved);
@@ -182,7 +188,7 @@ class Run {
         after(index);
     }
 
-    void stop(bool in_place) {
+    void stop(SourceSide& source, bool in_place) {
         model::KvmVm& vm = world_.vm();
         judge_.last_tick(scenario_.guest.tick_ns);
         if (!in_place && world_.fault(Fault::kGuestPage)) judge_.damage_page();
@@ -194,9 +200,9 @@ class Run {
             if (i != 0) world_.wait(span_ns(scenario_.vmm.exit_skew_ns.from(world_.random)));
             judge_.last_look(vcpu);
             vm.exit(vcpu);
-            world_.before(Site::kStopVcpu);
-            if (scenario_.vmm.ctrl_at_stop) (void)vm.kvmclock_ctrl(vcpu);
-            world_.after(Site::kStopVcpu);
+            source.think(Site::kStopVcpu);
+            // Through the port: what was asked for and not published is in no state of KVM's.
+            if (scenario_.vmm.ctrl_at_stop) (void)source.machine().signal_guest_stopped(vcpu);
         }
         judge_.stopped();
     }
@@ -249,26 +255,24 @@ class Run {
 
     bool restore(DestinationSide& destination, const Saved& saved) {
         const std::uint32_t interruptions = world_.preemptions;
-        if (!ended(strategy_.restore(destination, saved)))
-            return caught(destination.machine().lied());
+        if (!ended(strategy_.restore(destination, saved))) return caught();
         if (world_.preemptions != interruptions) world_.reached(Probe::kPreemptedBetweenWrites);
         if (!world_.fault(Fault::kRestoreTwice)) return true;
         world_.reached(Probe::kRestoredTwice);
-        const Lines before = judge_.lines(destination);
+        const Lines before = judge_.lines();
         world_.wait(span_ns(static_cast<std::int64_t>(below(world_.random, 50'000'000))));
-        if (!ended(strategy_.repeat(destination, saved)))
-            return caught(destination.machine().lied());
-        judge_.hold_idempotent(before, judge_.lines(destination));
+        if (!ended(strategy_.repeat(destination, saved))) return caught();
+        judge_.hold_idempotent(before, judge_.lines());
         return true;
     }
 
     /// A restore that ended with a reason was right to, where something was damaged.
-    bool caught(bool lied) {
+    bool caught() {
         if (damaged_) {
             world_.reached(Probe::kWireDamageCaught);
             result_.verdicts.looked(Invariant::kNothingTrusted);
         }
-        if (lied) {
+        if (world_.kernel_lied) {
             world_.reached(Probe::kKernelLieCaught);
             result_.verdicts.looked(Invariant::kNothingTrusted);
         }
@@ -304,6 +308,7 @@ class Run {
             const unsigned vcpu = (first + i) % vm.vcpu_count();
             if (i != 0) world_.wait(span_ns(scenario_.vmm.entry_skew_ns.from(world_.random)));
             vm.enter(vcpu);
+            world_.wait(kFirstInstructions);
             judge_.first_look(vcpu, destination);
         }
         // A later vCPU's masterclock update kicks the earlier ones out.
@@ -321,7 +326,10 @@ class Run {
         judge_.look_at_all();
         if (world_.fault(Fault::kPublishRace)) judge_.race();
         if (scenario_.guest.plugs_vcpu) plug();
-        if (scenario_.guest.starts_sched_clock) judge_.start_sched_clock();
+        if (scenario_.guest.starts_sched_clock) {
+            world_.wait(span_ns(300'000'000));
+            judge_.start_sched_clock();
+        }
     }
 
     /// vCPU 0 goes offline and comes back (S4.4): INIT, and the guest writes its MSR again.

@@ -87,11 +87,15 @@ HostSpec read_host(TomlFile& file, const toml::table& table, std::size_t index) 
     read_oscillator(section, host);
     constexpr std::string_view clocksources[] = {"tsc", "hpet"};
     host.tsc_clocksource = section.choice("clocksource", clocksources).value_or(0) == 0;
+    section.flag("tsc_unstable", host.tsc_unstable);
     constexpr std::string_view scalings[] = {"none", "svm", "vmx"};
     constexpr std::optional<int> bits[] = {std::nullopt, 32, 48};
     host.scaling_bits = bits[section.choice("scaling", scalings).value_or(0)];
     read_host_clock(section, host);
     check_honest(section, host);
+    if (host.tsc_unstable && host.tsc_clocksource)
+        section.fail("tsc_unstable", "Linux uses no unstable TSC as its clocksource",
+                     "Expected clocksource = \"hpet\" with it");
     return host;
 }
 

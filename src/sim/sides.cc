@@ -47,7 +47,8 @@ state::Result<machine::HostFacts> SimMachine::host_facts() {
 state::Result<state::Anchor<HostCounter>> SimMachine::anchor() {
     state::Anchor<HostCounter> best;
     std::uint64_t narrowest = ~std::uint64_t{0};
-    for (int i = 0; i < 3; ++i) {
+    const int brackets = world_.has(Bug::kAnchorNotBracketed) ? 1 : 3;
+    for (int i = 0; i < brackets; ++i) {
         const std::uint64_t first = host_.tsc(0);
         world_.before(Site::kReadAnchor);
         const std::uint64_t tai = clock_of_host();
@@ -102,7 +103,7 @@ state::Result<machine::KvmclockReading> SimMachine::kvmclock() {
     auto reading = step(Site::kGetClock,
                         [&] { return state::Result<machine::KvmclockReading>{inner_.kvmclock()}; });
     if (reading && reading->host && world_.fault(Fault::kClockAnswer)) {
-        lied_ = true;
+        world_.kernel_lied = true;
         reading->host = Count<HostCounter>::from_raw(world_.random.next());
     }
     return reading;
@@ -120,7 +121,7 @@ state::Status SimMachine::set_tsc_adjust(std::size_t vcpu, std::int64_t value) {
 
 state::Status SimMachine::set_tsc_offset(std::size_t vcpu, std::uint64_t offset) {
     if (world_.fault(Fault::kOffsetIgnored)) {
-        lied_ = true;
+        world_.kernel_lied = true;
         if (world_.has(Bug::kReadbackIgnored)) claimed_[vcpu] = offset;
         return {};
     }

@@ -123,9 +123,16 @@ class ContinuoPlan final : public Strategy {
         side.resume_at(plan->resume_at.raw());
         side.certify(certified(*plan, *certificate, record));
         side.keep(std::move(*plan));
+        if (side.world().has(Bug::kGetClockHandedBack)) hand_back(side);
         if (certificate->holds()) return {};
         side.world().reached(Probe::kNotTrimmed);
         return Done::failed(kDoesNotHold);
+    }
+
+    static void hand_back(DestinationSide& side) {
+        abi::kvm_clock_data clock = side.get_clock();
+        clock.flags &= abi::kKVM_CLOCK_REALTIME;
+        side.set_clock(clock);
     }
 
     Done tell(DestinationSide& side) const {

@@ -40,6 +40,17 @@ void kvmclock_of_now(SourceSide& source, Record& record) {
                           record.kvmclock->line.scale()};
 }
 
+/// Another offset than the planner's, everywhere in the plan.
+void prescribe(state::Plan& plan, state::PrescribedTsc& tsc, std::uint64_t offset) {
+    tsc.map = tsc.map.with_offset(offset);
+    tsc.at_resume = tsc.map.at(plan.resume_at);
+    if (tsc.vcpu == 0 && plan.kvmclock)
+        plan.kvmclock->at_resume = plan.kvmclock->line.at(tsc.at_resume);
+    for (state::Write& write : plan.writes)
+        if (write.kind == state::WriteKind::kTscOffset && write.vcpu == tsc.vcpu)
+            write.value = offset;
+}
+
 void believe_page(SourceSide& source, Record& record) {
     const auto line = abi::pvclock_line(source.world().vm().page(0));
     if (record.kvmclock && line && line->scale().mul() != 0) record.kvmclock->line = *line;
@@ -132,16 +143,13 @@ state::PlanResult plant_in_refusal(World& world, const Record& record,
         const auto ticks =
             static_cast<std::uint64_t>(static_cast<time::u128>(first.size) *
                                        plan->guest_frequency.hz() / time::kNanosPerSecond);
-        tsc.map = tsc.map.with_offset(tsc.map.offset() - ticks);
-        for (state::Write& write : plan->writes)
-            if (write.kind == state::WriteKind::kTscOffset && write.vcpu == tsc.vcpu)
-                write.value = tsc.map.offset();
+        prescribe(*plan, tsc, tsc.map.offset() - ticks);
     }
     return plan;
 }
 
 void plant_in_plan(const World& world, const Record& record, state::Plan& plan) {
-    if (!world.has(Bug::kHostGuestTickMix)) return;
+    if (!world.has(Bug::kHostGuestTickMix) || state::freezes(plan.policy)) return;
     // The published recipe: the gap in guest ticks, and the difference of the hosts' counters,
     // which are host ticks, added to it.
     const i128 gap_ticks = static_cast<i128>(plan.gap.raw()) *
@@ -152,10 +160,7 @@ void plant_in_plan(const World& world, const Record& record, state::Plan& plan) 
         if (!saved.tsc_offset) continue;
         const std::uint64_t offset = *saved.tsc_offset + time::wrap_u64(gap_ticks) +
                                      (record.anchor.counter.raw() - plan.resume_at.raw());
-        tsc.map = tsc.map.with_offset(offset);
-        for (state::Write& write : plan.writes)
-            if (write.kind == state::WriteKind::kTscOffset && write.vcpu == tsc.vcpu)
-                write.value = offset;
+        prescribe(plan, tsc, offset);
     }
 }
 

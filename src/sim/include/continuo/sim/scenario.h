@@ -39,11 +39,12 @@ struct HostSpec {
     Draw counter_start = Draw::of(1'000'000'000'000);  ///< at the beginning, modulo 2^64
     Draw cpu_skew_ticks;                               ///< of each CPU's counter but CPU 0's
     bool tsc_clocksource = true;                       ///< else hpet: no masterclock
-    std::optional<int> scaling_bits;                   ///< 48 (VMX), 32 (SVM), none
-    std::uint32_t rate_bound_ppb = 500'000;            ///< as the host states it
-    Draw tai_error_ns;                                 ///< of its clock, at the beginning
-    Draw tai_rate_ppb;                                 ///< at which that grows
-    std::uint64_t tai_bound_ns = 1'000'000;            ///< as adjtimex states it (maxerror)
+    bool tsc_unstable = false;        ///< KVM then moves offsets by itself, and exact is nothing
+    std::optional<int> scaling_bits;  ///< 48 (VMX), 32 (SVM), none
+    std::uint32_t rate_bound_ppb = 500'000;  ///< as the host states it
+    Draw tai_error_ns;                       ///< of its clock, at the beginning
+    Draw tai_rate_ppb;                       ///< at which that grows
+    std::uint64_t tai_bound_ns = 1'000'000;  ///< as adjtimex states it (maxerror)
     bool synchronised = true;
     bool lies = false;                 ///< its statements need not be true
     std::int32_t tai_offset_sec = 37;  ///< 0: its kernel was never told

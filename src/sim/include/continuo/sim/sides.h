@@ -38,9 +38,6 @@ class SimMachine final : public machine::Machine {
     state::Status signal_guest_stopped(std::size_t vcpu) override;
     state::Status settle() override;
 
-    /// An answer of the kernel was falsified, or a control's effect.
-    bool lied() const { return lied_; }
-
   private:
     template <class Call>
     auto step(Site site, Call call);
@@ -52,7 +49,6 @@ class SimMachine final : public machine::Machine {
     model::KvmMachine inner_;
     /// A bug's readback: the offset that was written, whatever is in force.
     std::array<std::optional<std::uint64_t>, kVcpusMax> claimed_{};
-    bool lied_ = false;
 };
 
 /// What both sides can do. Every call is one ioctl or clock_gettime of user space.

@@ -58,6 +58,7 @@ struct World {
     state::Exchange exchange;       ///< of the move that is going on
     bool slept_in_gap = false;      ///< a host slept in the blackout of this move
     bool page_was_damaged = false;  ///< by the guest, before the stop of this move
+    bool kernel_lied = false;       ///< an answer of this move's was false
     ProbeSet probes = 0;
     std::uint32_t steps = 0;
     std::uint32_t preemptions = 0;

@@ -79,9 +79,9 @@ class SourceProcess {
     static Result<SourceProcess> start(const Options& options, const TemporaryFolder& folder,
                                        std::string_view policy) {
         std::string control = folder.file(fmt::format("{}.control", policy));
-        auto child = ChildProcess::start(
-            {"vm", "run", "--control", control, "--vcpus", options.witness.vcpus, "--memory",
-             options.witness.memory_mib, "--dirty-rate", options.witness.dirty_rate});
+        auto child = ChildProcess::start({"vm", "run", "--control", control, "--vcpus",
+                                          options.witness.vcpus, "--memory", options.witness.memory,
+                                          "--dirty-rate", options.witness.dirty_rate});
         if (!child) return tl::unexpected(std::move(child.error()));
         return SourceProcess{std::move(*child), std::move(control)};
     }
@@ -362,7 +362,7 @@ Error run_emulated(const Options& options) {
                                    "--vcpus",
                                    options.witness.vcpus,
                                    "--memory",
-                                   options.witness.memory_mib,
+                                   options.witness.memory,
                                    "--dirty-rate",
                                    options.witness.dirty_rate,
                                    "--transport",

@@ -23,7 +23,7 @@ using state::Result;
 
 namespace {
 
-Result<Input> read_all(int fd, std::string name) {
+Result<Input> read_all(int fd, std::string name, std::size_t bytes_max) {
     Input input{{}, std::move(name), false};
     std::array<std::byte, 65'536> buffer{};
     for (;;) {
@@ -33,10 +33,11 @@ Result<Input> read_all(int fd, std::string name) {
             return fail(ErrorCode::kIo, input.name, "cannot be read", "Check what it is", errno);
         if (got == 0) return input;
         input.bytes.insert(input.bytes.end(), buffer.begin(), buffer.begin() + got);
-        if (input.bytes.size() > kInputBytesMax)
+        if (input.bytes.size() > bytes_max)
             return fail(ErrorCode::kTooLarge, input.name,
-                        fmt::format("more than {} bytes", kInputBytesMax),
-                        "No page or record is that large; check that this is the file you mean");
+                        fmt::format("more than {} bytes", bytes_max),
+                        "Nothing that this takes is that large; check that this is the file you "
+                        "mean");
     }
 }
 
@@ -58,11 +59,11 @@ bool separates(char c) {
 
 }  // namespace
 
-Result<Input> read_file(const std::string& path) {
-    if (path == "-") return read_all(STDIN_FILENO, "stdin");
+Result<Input> read_file(const std::string& path, std::size_t bytes_max) {
+    if (path == "-") return read_all(STDIN_FILENO, "stdin", bytes_max);
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail(ErrorCode::kIo, path, "cannot be opened", "Check the path", errno);
-    auto input = read_all(fd, path);
+    auto input = read_all(fd, path, bytes_max);
     ::close(fd);
     return input;
 }

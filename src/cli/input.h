@@ -30,8 +30,8 @@ struct Input {
 /// it cannot be read, kTooLarge over kInputBytesMax, kMalformed where it is none of the three.
 state::Result<Input> read_input(const std::string& source);
 
-/// A file, or "-" for standard input.
-state::Result<Input> read_file(const std::string& path);
+/// A file, or "-" for standard input. kIo where it cannot be read, kTooLarge over `bytes_max`.
+state::Result<Input> read_file(const std::string& path, std::size_t bytes_max = kInputBytesMax);
 
 /// Hexadecimal digits in pairs, each pair perhaps after 0x, with blanks, line ends, commas, colons
 /// and underscores between bytes. nullopt where anything else stands there; kMalformed where a

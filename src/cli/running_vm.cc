@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 
@@ -43,10 +44,10 @@ std::chrono::milliseconds as_ms(std::chrono::nanoseconds length) {
 class RunningVm {
   public:
     RunningVm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
-              const ControlServer* control, std::optional<std::chrono::nanoseconds> run_for)
-        : vm_{std::make_unique<vmm::KvmSourceVm>(host.system, std::move(machine), host.findings)},
-          control_{control} {
-        if (run_for) until_ = Clock::now() + *run_for;
+              RunOptions options)
+        : host_{host}, options_{std::move(options)} {
+        take(std::move(machine));
+        if (options_.run_for) until_ = Clock::now() + *options_.run_for;
     }
 
     Result<VmRun> run() {
@@ -54,28 +55,69 @@ class RunningVm {
             wait();
             if (auto well = look(); !well) return tl::unexpected(std::move(well.error()));
         }
-        if (vm_->machine() != nullptr)
-            if (auto stopped = vm_->stop(); !stopped)
+        if (auto* machine = vm_->machine()) {
+            if (auto stopped = machine->stop(); !stopped)
                 return tl::unexpected(std::move(stopped.error()));
-        return VmRun{*end_, std::move(vm_), stats_};
+            options_.console.print(*machine);
+        }
+        return VmRun{*end_, std::move(vm_), stats_, resets_};
     }
 
   private:
-    /// Until there is a client, or it is time to look again.
+    void take(std::unique_ptr<vmm::VirtualMachine> machine) {
+        vm_ = std::make_unique<vmm::KvmSourceVm>(host_.system, std::move(machine), host_.findings);
+    }
+
+    /// Until there is a client, or something new of the guest, or it is time to look again.
     void wait() {
         auto left = 50ms;
         if (until_) left = std::min(left, std::max(0ms, as_ms(*until_ - Clock::now())));
-        pollfd listener{control_ != nullptr ? control_->fd() : -1, POLLIN, 0};
-        if (::poll(&listener, 1, static_cast<int>(left.count())) <= 0) return;
-        if (auto client = control_->accept()) serve(*client);
+        const auto& control = options_.control;
+        pollfd fds[] = {{control != nullptr ? control->fd() : -1, POLLIN, 0},
+                        {vm_->machine()->attention_fd(), POLLIN, 0},
+                        {options_.console.input_fd(), POLLIN, 0}};
+        if (::poll(fds, std::size(fds), static_cast<int>(left.count())) <= 0) return;
+        if (fds[1].revents != 0) vm_->machine()->clear_attention();
+        if (fds[2].revents != 0) options_.console.read_input();
+        if (fds[0].revents == 0) return;
+        if (auto client = control->accept()) serve(*client);
     }
 
     Status look() {
         if (end_) return {};
-        if (auto well = vm_->machine()->health(); !well) return well;
-        if (vm_->machine()->exit_code()) end_ = VmEnd::kGuest;
+        vmm::VirtualMachine& machine = *vm_->machine();
+        options_.console.print(machine);
+        options_.console.type(machine);
+        const auto ended = machine.ended();
+        if (ended == vmm::GuestEnd::kReset && options_.start_again) return start_again();
+        if (auto well = machine.health(); !well) return well;
+        if (ended) end_ = end_of(*ended);
         if (until_ && Clock::now() >= *until_) end_ = VmEnd::kTime;
         if (signalled != 0) end_ = VmEnd::kSignal;
+        return {};
+    }
+
+    static VmEnd end_of(vmm::GuestEnd ended) {
+        switch (ended) {
+            case vmm::GuestEnd::kExit:
+                return VmEnd::kGuest;
+            case vmm::GuestEnd::kPowerOff:
+                return VmEnd::kPowerOff;
+            case vmm::GuestEnd::kReset:
+                return VmEnd::kReset;
+        }
+        return VmEnd::kGuest;
+    }
+
+    /// A machine that is switched on anew: everything but the guest's files is gone.
+    Status start_again() {
+        if (auto stopped = vm_->machine()->stop(); !stopped) return stopped;
+        options_.console.print(*vm_->machine());
+        vm_->destroy();
+        auto machine = options_.start_again();
+        if (!machine) return tl::unexpected(std::move(machine.error()));
+        progress("the guest has reset its machine: started again, time {}", ++resets_);
+        take(std::move(*machine));
         return {};
     }
 
@@ -140,7 +182,9 @@ class RunningVm {
         auto connection = connect();
         if (!connection) return tl::unexpected(std::move(connection.error()));
         vmm::MigrationOptions options;
-        options.observer = [round = 0](vmm::Step step) mutable {
+        options.observer = [this, round = 0](vmm::Step step) mutable {
+            // What it printed here is printed here, up to its last byte.
+            options_.console.print(*vm_->machine());
             if (step == vmm::Step::kSourceRound) progress("pre-copy, round {}", ++round);
             if (step == vmm::Step::kSourceStop) progress("the guest is stopped");
             if (step == vmm::Step::kSourceCommit) progress("the VM is handed over");
@@ -163,8 +207,10 @@ class RunningVm {
         return tl::unexpected(std::move(reason));
     }
 
+    const LocalHost& host_;
+    RunOptions options_;
     std::unique_ptr<vmm::KvmSourceVm> vm_;
-    const ControlServer* control_;
+    std::uint32_t resets_ = 0;
     std::optional<Clock::time_point> until_;
     std::optional<VmEnd> end_;
     std::optional<vmm::MigrationStats> stats_;
@@ -203,14 +249,17 @@ std::string_view name(VmEnd end) {
             return "moved";
         case VmEnd::kGuest:
             return "guest";
+        case VmEnd::kPowerOff:
+            return "power-off";
+        case VmEnd::kReset:
+            return "reset";
     }
     return "unknown";
 }
 
 Result<VmRun> run_vm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
-                     const ControlServer* control,
-                     std::optional<std::chrono::nanoseconds> run_for) {
-    return RunningVm{host, std::move(machine), control, run_for}.run();
+                     RunOptions options) {
+    return RunningVm{host, std::move(machine), std::move(options)}.run();
 }
 
 Json stats_json(const vmm::MigrationStats& stats) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -10,6 +11,7 @@
 #include "continuo/vmm/kvm_migration.h"
 #include "continuo/vmm/migration.h"
 #include "control.h"
+#include "guest_console.h"
 #include "local_host.h"
 
 namespace continuo::cli {
@@ -24,6 +26,8 @@ enum class VmEnd : std::uint8_t {
     kStopped,    ///< told so through the control socket
     kMovedAway,  ///< it runs elsewhere
     kGuest,      ///< the guest wrote its exit code
+    kPowerOff,   ///< the guest switched its machine off
+    kReset,      ///< the guest reset its machine, and nobody was to start it again
 };
 std::string_view name(VmEnd end);
 
@@ -32,13 +36,21 @@ struct VmRun {
     /// Holds the VM, stopped; none once it has moved away.
     std::unique_ptr<vmm::KvmSourceVm> vm;
     std::optional<vmm::MigrationStats> stats;  ///< of the migration away
+    std::uint32_t resets = 0;                  ///< how often the guest was started again
 };
 
-/// Serves `control` (may be null) while `machine` runs, for `run_for` where given. kGuest or
-/// kKernel where a vCPU could not go on.
+struct RunOptions {
+    const ControlServer* control = nullptr;  ///< none: no commands
+    std::optional<std::chrono::nanoseconds> run_for;
+    GuestConsole console;
+    /// Makes the machine as it was switched on, for a guest that resets it; none: it ends then.
+    std::function<state::Result<std::unique_ptr<vmm::VirtualMachine>>()> start_again;
+};
+
+/// Serves control socket and console while `machine` runs. kGuest or kKernel where a vCPU could not
+/// go on.
 state::Result<VmRun> run_vm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
-                            const ControlServer* control,
-                            std::optional<std::chrono::nanoseconds> run_for);
+                            RunOptions options);
 
 state::Json stats_json(const vmm::MigrationStats& stats);
 /// What the witness in the VM has seen so far; null where the guest is no witness. Exact where the

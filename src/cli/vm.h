@@ -20,5 +20,7 @@ Result<std::optional<ControlServer>> open_control(const std::string& text);
 
 /// How it ended, and what the witness saw; kDoesNotHold where a clock went backwards.
 Result<ExitCode> print_vm_run(const VmRun& run, bool as_json);
+/// The same of a VM that a kernel was booted in; kDoesNotHold where its exit code is not 0.
+Result<ExitCode> print_kernel_run(const VmRun& run, bool as_json);
 
 }  // namespace continuo::cli

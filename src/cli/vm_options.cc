@@ -9,9 +9,10 @@ namespace continuo::cli {
 using state::Result;
 
 void add_witness_options(CLI::App& command, WitnessOptions& options) {
-    command.add_option("--vcpus", options.vcpus, "vCPUs, 1 to 64 (else 4)")->type_name("N");
-    command.add_option("--memory", options.memory_mib, "Memory in MiB, 4 to 1024 (else 64)")
-        ->type_name("MIB");
+    command.add_option("--vcpus,--cpus", options.vcpus, "vCPUs, 1 to 64 (else 4)")->type_name("N");
+    command
+        .add_option("--memory", options.memory, "Memory, 4M to 1G (else 64M); MiB without M or G")
+        ->type_name("SIZE");
     command
         .add_option("--dirty-rate", options.dirty_rate,
                     "Pages that each vCPU writes in a second (else 1000)")
@@ -21,14 +22,13 @@ void add_witness_options(CLI::App& command, WitnessOptions& options) {
 Result<WitnessShape> parse_witness_options(const WitnessOptions& options) {
     const auto vcpus = parse_u64("--vcpus", options.vcpus, {.min = 1, .max = vmm::kVcpusMax});
     if (!vcpus) return tl::unexpected(vcpus.error());
-    const auto memory = parse_u64("--memory", options.memory_mib,
-                                  {.min = vmm::kMemoryMin >> 20, .max = vmm::kMemoryMax >> 20});
+    const auto memory = parse_memory_bytes(options.memory);
     if (!memory) return tl::unexpected(memory.error());
     const auto rate = parse_u64("--dirty-rate", options.dirty_rate, {.min = 0, .max = 1'000'000});
     if (!rate) return tl::unexpected(rate.error());
     WitnessShape shape;
     shape.vm.vcpus = static_cast<std::uint32_t>(*vcpus);
-    shape.vm.memory_bytes = *memory << 20;
+    shape.vm.memory_bytes = *memory;
     shape.witness.dirty_pages_a_second = *rate;
     return shape;
 }
@@ -42,6 +42,18 @@ Result<std::unique_ptr<vmm::VirtualMachine>> boot_witness(const kvm::System& sys
     if (auto running = (*machine)->resume(); !running)
         return tl::unexpected(std::move(running.error()));
     return machine;
+}
+
+Result<std::uint64_t> parse_memory_bytes(const std::string& text) {
+    const bool gib = text.ends_with('G');
+    const unsigned shift = gib ? 30 : 20;
+    const std::string_view digits{text.data(), text.size() - (gib || text.ends_with('M') ? 1 : 0)};
+    const std::uint64_t unit = std::uint64_t{1} << shift;
+    const auto count =
+        parse_u64("--memory", digits,
+                  {.min = (vmm::kMemoryMin + unit - 1) >> shift, .max = vmm::kMemoryMax >> shift});
+    if (!count) return count;
+    return *count << shift;
 }
 
 Result<std::optional<std::chrono::nanoseconds>> parse_run_for(const std::string& text) {

@@ -1,5 +1,6 @@
 // continuo vm receive: takes in a VM that a `vm send` migrates here, certifies its clocks, runs it.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <memory>
 
@@ -21,7 +22,8 @@ using namespace std::chrono_literals;
 constexpr const char* kExample =
     "The certificate is printed once the VM runs here; then it goes on running until a signal, "
     "--for\n"
-    "or a migration away. Ends with 1 where the certificate does not hold.\n"
+    "or a migration away. What its guest prints goes to stderr. Ends with 1 where the certificate "
+    "does not hold.\n"
     "Example:\n"
     "  $ continuo vm receive --listen tcp:0.0.0.0:7000 --policy advance --control /tmp/vm.sock\n";
 
@@ -29,6 +31,7 @@ struct Options {
     std::string listen;
     std::string policy = "advance";
     std::string control;
+    ConsoleOptions console;
     std::string run_for;
     std::string wait = "1h";
     bool json = false;
@@ -75,10 +78,10 @@ Result<ExitCode> print_arrival(const Arrival& arrival, bool as_json) {
                       code);
 }
 
-Result<ExitCode> go_on(const LocalHost& host, vmm::KvmDestinationVm& vm,
-                       const ControlServer* control, const Settings& settings, ExitCode code) {
+Result<ExitCode> go_on(const LocalHost& host, vmm::KvmDestinationVm& vm, RunOptions options,
+                       ExitCode code) {
     end_vms_by_signals();
-    auto ended = run_vm(host, vm.release(), control, settings.run_for);
+    auto ended = run_vm(host, vm.release(), std::move(options));
     if (!ended) return tl::unexpected(std::move(ended.error()));
     progress("the VM ended here: {}", name(ended->end));
     if (ended->vm->machine() == nullptr) return code;
@@ -93,6 +96,8 @@ Result<ExitCode> go_on(const LocalHost& host, vmm::KvmDestinationVm& vm,
 Result<ExitCode> run(const Options& options) {
     const auto settings = parse(options);
     if (!settings) return tl::unexpected(settings.error());
+    auto console = GuestConsole::open(options.console, STDERR_FILENO);
+    if (!console) return tl::unexpected(std::move(console.error()));
     const auto control = open_control(options.control);
     if (!control) return tl::unexpected(control.error());
     const auto host = examine_local_host();
@@ -109,7 +114,11 @@ Result<ExitCode> run(const Options& options) {
     if (!arrival) return tl::unexpected(arrival.error());
     auto code = print_arrival(*arrival, options.json);
     if (!code) return code;
-    return go_on(*host, vm, *control ? &**control : nullptr, *settings, *code);
+    RunOptions run_options;
+    run_options.control = *control ? &**control : nullptr;
+    run_options.run_for = settings->run_for;
+    run_options.console = std::move(*console);
+    return go_on(*host, vm, std::move(run_options), *code);
 }
 
 }  // namespace
@@ -124,6 +133,7 @@ void add_vm_receive(CLI::App& vm, Invocation& invocation) {
     add_policy_option(*command, options->policy);
     command->add_option("--control", options->control, "Take commands on this Unix socket")
         ->type_name("PATH");
+    add_console_options(*command, options->console);
     command->add_option("--wait", options->wait, "Longest time to wait for a source (else 1h)")
         ->type_name("DURATION");
     command->add_option("--for", options->run_for, "End this long after the arrival")

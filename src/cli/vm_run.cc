@@ -1,8 +1,12 @@
-// continuo vm run: boots the witness guest and runs it until told otherwise.
+// continuo vm run: boots a kernel, or the witness guest, and runs it until told otherwise.
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <memory>
 
+#include "continuo/vmm/guest_kernel.h"
+#include "input.h"
 #include "progress.h"
 #include "running_vm.h"
 #include "text.h"
@@ -14,21 +18,38 @@ namespace continuo::cli {
 namespace {
 
 constexpr const char* kExample =
-    "The guest is the witness: every vCPU reads its clocks (TSC and kvmclock; arm64: CNTVCT and\n"
+    "With --kernel: a Linux bzImage or vmlinux, or a multiboot payload, without firmware; its "
+    "serial\n"
+    "console (ttyS0) goes to stdout, with --json to stderr. Ends when the guest switches itself "
+    "off;\n"
+    "a guest that resets is started again, but for --once. A payload that writes another code than "
+    "0\n"
+    "to the debug exit port 0xf4 ends it with 1.\n"
+    "Without: the witness, every vCPU of which reads its clocks (TSC and kvmclock; arm64: CNTVCT "
+    "and\n"
     "CNTPCT) without pause and writes down every backward step, jump and skew. Ends with 1 where "
     "it\n"
     "has seen a clock go backwards.\n"
     "Example:\n"
     "  $ continuo vm run --vcpus 4 --control /tmp/vm.sock &\n"
     "  $ continuo capture --control /tmp/vm.sock\n"
-    "  $ continuo vm send --control /tmp/vm.sock --to tcp:there:7000\n";
+    "  $ continuo vm send --control /tmp/vm.sock --to tcp:there:7000\n"
+    "  $ continuo vm run --kernel vmlinuz --initrd initrd.gz --append console=ttyS0 --cpus 2 "
+    "--memory 256M\n";
 
 struct Options {
     WitnessOptions witness;
+    std::string kernel;
+    std::string initrd;
+    std::string append;
+    ConsoleOptions console;
+    bool once = false;
     std::string control;
     std::string run_for;
     bool json = false;
 };
+
+using Machine = std::unique_ptr<vmm::VirtualMachine>;
 
 std::string summary_text(const VmRun& run, const Json& json) {
     Table table{{{""}, {""}}};
@@ -38,22 +59,92 @@ std::string summary_text(const VmRun& run, const Json& json) {
     return table.text();
 }
 
+Result<vmm::GuestKernel> read_kernel(const Options& options) {
+    constexpr std::size_t kFileMax = vmm::kMemoryMax;
+    vmm::GuestKernel kernel;
+    auto image = read_file(options.kernel, kFileMax);
+    if (!image) return tl::unexpected(std::move(image.error()));
+    kernel.image = std::move(image->bytes);
+    kernel.name = std::filesystem::path{options.kernel}.filename();
+    kernel.command_line = options.append;
+    if (options.initrd.empty()) return kernel;
+    auto initrd = read_file(options.initrd, kFileMax);
+    if (!initrd) return tl::unexpected(std::move(initrd.error()));
+    kernel.initrd = std::move(initrd->bytes);
+    return kernel;
+}
+
+Result<Machine> boot_kernel(const LocalHost& host, const vmm::VmConfig& config,
+                            const vmm::GuestKernel& kernel) {
+    auto machine = vmm::VirtualMachine::create(host.system, config);
+    if (!machine) return machine;
+    const auto format = vmm::load_guest_kernel(**machine, kernel);
+    if (!format) return tl::unexpected(format.error());
+    if (auto running = (*machine)->resume(); !running)
+        return tl::unexpected(std::move(running.error()));
+    progress("{}, {}, runs on {} vCPUs", kernel.name, vmm::name(*format), config.vcpus);
+    return machine;
+}
+
+/// The machine, running, and how it is made again where its guest resets it.
+struct Boot {
+    Machine machine;
+    std::function<Result<Machine>()> again;
+};
+
+Result<Boot> boot(const LocalHost& host, const Options& options, const WitnessShape& shape) {
+    if (options.kernel.empty()) {
+        auto machine = boot_witness(host.system, shape);
+        if (!machine) return tl::unexpected(std::move(machine.error()));
+        progress("the witness runs on {} vCPUs", shape.vm.vcpus);
+        return Boot{std::move(*machine), {}};
+    }
+    auto kernel = read_kernel(options);
+    if (!kernel) return tl::unexpected(std::move(kernel.error()));
+    const auto again = [&host, config = shape.vm, kernel = std::move(*kernel)] {
+        return boot_kernel(host, config, kernel);
+    };
+    auto machine = again();
+    if (!machine) return tl::unexpected(std::move(machine.error()));
+    Boot out{std::move(*machine), {}};
+    if (!options.once) out.again = again;
+    return out;
+}
+
+Result<GuestConsole> open_console(const Options& options) {
+    const bool kernel = !options.kernel.empty();
+    return GuestConsole::open(options.console, !kernel        ? -1
+                                               : options.json ? STDERR_FILENO
+                                                              : STDOUT_FILENO);
+}
+
+state::Status check_options(const Options& options) {
+    if (!options.kernel.empty() || (options.initrd.empty() && options.append.empty())) return {};
+    return state::fail(state::ErrorCode::kInvalidArgument, "command line",
+                       "--initrd and --append are a kernel's", "Give --kernel too");
+}
+
 Result<ExitCode> run(const Options& options) {
+    if (auto fits = check_options(options); !fits) return tl::unexpected(std::move(fits.error()));
     const auto shape = parse_witness_options(options.witness);
     if (!shape) return tl::unexpected(shape.error());
     const auto run_for = parse_run_for(options.run_for);
     if (!run_for) return tl::unexpected(run_for.error());
+    auto console = open_console(options);
+    if (!console) return tl::unexpected(std::move(console.error()));
     auto control = open_control(options.control);
     if (!control) return tl::unexpected(std::move(control.error()));
     const auto host = examine_local_host();
     if (!host) return tl::unexpected(host.error());
-    auto machine = boot_witness(host->system, *shape);
-    if (!machine) return tl::unexpected(std::move(machine.error()));
+    auto booted = boot(*host, options, *shape);
+    if (!booted) return tl::unexpected(std::move(booted.error()));
     end_vms_by_signals();
-    progress("the witness runs on {} vCPUs", shape->vm.vcpus);
-    auto ended = run_vm(*host, std::move(*machine), *control ? &**control : nullptr, *run_for);
+    RunOptions run_options{*control ? &**control : nullptr, *run_for, std::move(*console),
+                           std::move(booted->again)};
+    auto ended = run_vm(*host, std::move(booted->machine), std::move(run_options));
     if (!ended) return tl::unexpected(std::move(ended.error()));
-    return print_vm_run(*ended, options.json);
+    return options.kernel.empty() ? print_vm_run(*ended, options.json)
+                                  : print_kernel_run(*ended, options.json);
 }
 
 }  // namespace
@@ -81,11 +172,34 @@ Result<ExitCode> print_vm_run(const VmRun& run, bool as_json) {
     return print_json(json, code);
 }
 
+Result<ExitCode> print_kernel_run(const VmRun& run, bool as_json) {
+    const auto* machine = run.vm->machine();
+    const auto exit_code = machine != nullptr ? machine->exit_code() : std::nullopt;
+    const ExitCode code = exit_code.value_or(0) != 0 ? ExitCode::kDoesNotHold : ExitCode::kDone;
+    if (!as_json) {
+        // stdout is the guest's.
+        progress("the VM ended by: {}{}", name(run.end),
+                 exit_code ? fmt::format(", exit code {}", *exit_code) : "");
+        return code;
+    }
+    Json json;
+    json["ended_by"] = name(run.end);
+    json["exit_code"] = exit_code ? Json(*exit_code) : Json{};
+    json["resets"] = run.resets;
+    json["migration"] = run.stats ? stats_json(*run.stats) : Json{};
+    return print_json(json, code);
+}
+
 void add_vm_run(CLI::App& vm, Invocation& invocation) {
     const auto options = std::make_shared<Options>();
-    CLI::App* command = add_command(vm, invocation, "run", "Boot the witness guest and run it",
+    CLI::App* command = add_command(vm, invocation, "run", "Boot a kernel, or the witness guest",
                                     kExample, options, &run);
+    command->add_option("--kernel", options->kernel, "The kernel's file")->type_name("PATH");
+    command->add_option("--initrd", options->initrd, "Its initramfs")->type_name("PATH");
+    command->add_option("--append", options->append, "Its command line")->type_name("TEXT");
     add_witness_options(*command, options->witness);
+    add_console_options(*command, options->console);
+    command->add_flag("--once", options->once, "End where the guest resets");
     command->add_option("--control", options->control, "Take commands on this Unix socket")
         ->type_name("PATH");
     command->add_option("--for", options->run_for, "End after this time, such as 10s")

@@ -3,9 +3,11 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <system_error>
 
 #include "continuo/kvm/counter.h"
@@ -17,7 +19,6 @@ namespace {
 
 using state::ErrorCode;
 
-constexpr std::size_t kConsoleLimit = std::size_t{64} * 1024;
 constexpr auto kStopTimeout = std::chrono::seconds{10};
 
 int kick_signal() {
@@ -40,6 +41,11 @@ void unblock_kick() {
     sigemptyset(&set);
     sigaddset(&set, kick_signal());
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+bool holds_witness(const kvm::GuestMemory& memory) {
+    const auto magic = memory.load<std::uint64_t>(witness::kControl);
+    return magic && *magic == witness::kMagic;
 }
 
 std::string vcpu_name(std::uint32_t index) {
@@ -89,6 +95,8 @@ Result<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const kvm::System
 }
 
 Status VirtualMachine::set_up(const kvm::System& system, CounterControl control) {
+    attention_ = kvm::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    if (!attention_) return kvm::kernel_failure("eventfd", errno);
     auto vm = create_vm(system, control);
     if (!vm) return tl::unexpected(std::move(vm.error()));
     vm_.emplace(std::move(*vm));
@@ -96,9 +104,9 @@ Status VirtualMachine::set_up(const kvm::System& system, CounterControl control)
     if (!memory) return tl::unexpected(std::move(memory.error()));
     memory_.emplace(std::move(*memory));
     vcpus_.reserve(config_.vcpus);
-    auto board = Board::create(*vm_, *memory_, config_, model_, vcpus_);
+    auto board = Board::create(*vm_, *memory_, config_, model_, console_, vcpus_);
     if (!board) return tl::unexpected(std::move(board.error()));
-    board_ = *board;
+    board_ = std::move(*board);
     return {};
 }
 
@@ -192,10 +200,7 @@ bool VirtualMachine::run_once(std::uint32_t index) {
 
 bool VirtualMachine::handle_exit(std::uint32_t index) {
     kvm_run& run = vcpus_[index].run_page();
-    if (const auto access = port_access(run)) {
-        handle_port(index, *access);
-        return true;
-    }
+    if (const auto access = board_.access(run)) return handle_access(index, *access);
     switch (run.exit_reason) {
         case KVM_EXIT_INTR:
         case KVM_EXIT_IRQ_WINDOW_OPEN:
@@ -203,6 +208,7 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
         case KVM_EXIT_SHUTDOWN:
             set_failure(
                 {ErrorCode::kGuest, vcpu_name(index), "the guest shut down (triple fault)", "", 0});
+            set_end(GuestEnd::kReset);
             return false;
         case KVM_EXIT_SYSTEM_EVENT:
             set_failure({ErrorCode::kGuest, vcpu_name(index),
@@ -231,27 +237,43 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
     }
 }
 
-void VirtualMachine::handle_port(std::uint32_t index, const PortAccess& access) {
-    if (access.port == Port::kNone) return;
-    std::lock_guard lock{mutex_};
-    if (access.port == Port::kText) {
-        const std::size_t room = kConsoleLimit - console_.size();
-        console_.append(reinterpret_cast<const char*>(access.written.data()),
-                        std::min(access.written.size(), room));
-        return;
+bool VirtualMachine::handle_access(std::uint32_t index, const DeviceAccess& access) {
+    switch (access.request) {
+        case GuestRequest::kNone:
+            return true;
+        case GuestRequest::kExit: {
+            const std::lock_guard lock{mutex_};
+            exit_code_ = access.code;
+            break;
+        }
+        case GuestRequest::kPowerOff:
+            set_end(GuestEnd::kPowerOff);
+            return false;
+        case GuestRequest::kReset:
+            set_end(GuestEnd::kReset);
+            return false;
     }
-    std::uint32_t code = 0;
-    std::memcpy(&code, access.written.data(), sizeof code);
-    exit_code_ = code;
-    if (code == witness::kExitFault && !failure_) {
-        failure_ = state::Error{ErrorCode::kGuest, vcpu_name(index),
-                                "the guest took an exception; its report says which", "", 0};
+    if (access.code == witness::kExitFault && holds_witness(*memory_))
+        set_failure({ErrorCode::kGuest, vcpu_name(index),
+                     "the guest took an exception; its report says which", "", 0});
+    set_end(GuestEnd::kExit);
+    return true;
+}
+
+void VirtualMachine::set_end(GuestEnd end) {
+    {
+        const std::lock_guard lock{mutex_};
+        if (!end_) end_ = end;
     }
+    draw_attention();
 }
 
 void VirtualMachine::set_failure(state::Error error) {
-    std::lock_guard lock{mutex_};
-    if (!failure_) failure_ = std::move(error);
+    {
+        const std::lock_guard lock{mutex_};
+        if (!failure_) failure_ = std::move(error);
+    }
+    draw_attention();
 }
 
 Status VirtualMachine::command_run(std::optional<HostCount> gate) {
@@ -365,9 +387,26 @@ Status VirtualMachine::health() const {
     return {};
 }
 
-std::string VirtualMachine::console() const {
+std::string VirtualMachine::take_console() {
+    std::string text = console_.take();
+    board_.on_console_taken();
+    return text;
+}
+
+std::optional<GuestEnd> VirtualMachine::ended() const {
     std::lock_guard lock{mutex_};
-    return console_;
+    return end_;
+}
+
+void VirtualMachine::draw_attention() {
+    const std::uint64_t one = 1;
+    // It fails only where it is readable already.
+    (void)!::write(attention_.get(), &one, sizeof one);
+}
+
+void VirtualMachine::clear_attention() {
+    std::uint64_t count = 0;
+    (void)!::read(attention_.get(), &count, sizeof count);
 }
 
 std::optional<std::uint32_t> VirtualMachine::exit_code() const {

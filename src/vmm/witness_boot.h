@@ -6,6 +6,7 @@
 #include <span>
 
 #include "continuo/vmm/witness.h"
+#include "guest_writer.h"
 
 namespace continuo::vmm {
 
@@ -19,24 +20,6 @@ constexpr std::uint64_t stack_top(std::uint32_t vcpu) {
 constexpr std::uint64_t report_gpa(std::uint32_t vcpu) {
     return witness::kReports + witness::kReportStride * vcpu;
 }
-
-/// Writes that stop at the first failure.
-class GuestWriter {
-  public:
-    explicit GuestWriter(kvm::GuestMemory& memory) : memory_{memory} {}
-    template <class T>
-    void put(std::uint64_t gpa, const T& value) {
-        if (status_) status_ = memory_.write_object(gpa, value);
-    }
-    void put_bytes(std::uint64_t gpa, std::span<const std::byte> bytes) {
-        if (status_) status_ = memory_.write(gpa, bytes);
-    }
-    Status status() { return std::move(status_); }
-
-  private:
-    kvm::GuestMemory& memory_;
-    Status status_{};
-};
 
 /// What all vCPUs share; `image` is the payload.
 void put_tables(GuestWriter& out, std::span<const std::byte> image);

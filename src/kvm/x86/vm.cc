@@ -22,6 +22,7 @@ Status Vm::create_irqchip() {
 
 Status Vm::create_pit() {
     kvm_pit_config config{};
+    config.flags = KVM_PIT_SPEAKER_DUMMY;
     return call(KVM_CREATE_PIT2, &config, "KVM_CREATE_PIT2");
 }
 
@@ -34,6 +35,13 @@ Result<kvm_irqchip> Vm::get_irqchip(std::uint32_t chip) const {
 Status Vm::set_irqchip(const kvm_irqchip& chip) {
     kvm_irqchip state = chip;
     return call(KVM_SET_IRQCHIP, &state, "KVM_SET_IRQCHIP");
+}
+
+Status Vm::set_interrupt_line(std::uint32_t irq, bool on) {
+    kvm_irq_level line{};
+    line.irq = irq;
+    line.level = on ? 1 : 0;
+    return call(KVM_IRQ_LINE, &line, "KVM_IRQ_LINE");
 }
 
 Result<kvm_pit_state2> Vm::get_pit() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 #include "continuo/vmm/core_registers.h"
 #include "continuo/vmm/witness_machine.h"
@@ -31,7 +32,8 @@ Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control) {
 }
 
 Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
-                            const CpuModel& model, std::vector<kvm::Vcpu>& vcpus) {
+                            const CpuModel& model, Console& console,
+                            std::vector<kvm::Vcpu>& vcpus) {
     if (auto done = vm.set_memory(0, memory, false); !done)
         return tl::unexpected(std::move(done.error()));
     for (std::uint32_t id = 0; id < config.vcpus; ++id) {
@@ -39,10 +41,12 @@ Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const V
         if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
         vcpus.push_back(std::move(*vcpu));
     }
-    return Board{};
+    Board board;
+    board.console_ = &console;
+    return board;
 }
 
-std::optional<PortAccess> port_access(kvm_run& run) {
+std::optional<DeviceAccess> Board::access(kvm_run& run) {
     if (run.exit_reason != KVM_EXIT_MMIO) return std::nullopt;
     const std::size_t bytes = std::min<std::size_t>(run.mmio.len, sizeof run.mmio.data);
     const std::uint64_t at = run.mmio.phys_addr;
@@ -50,12 +54,14 @@ std::optional<PortAccess> port_access(kvm_run& run) {
     if (at < witness::kPorts || at - witness::kPorts >= kvm::kPageSize) return std::nullopt;
     if (run.mmio.is_write == 0) {
         std::fill_n(run.mmio.data, bytes, std::uint8_t{0xff});
-        return PortAccess{};
+        return DeviceAccess{};
     }
     const auto written = std::as_bytes(std::span{run.mmio.data}).first(bytes);
-    if (at == witness::kPortSerial && bytes == 1) return PortAccess{Port::kText, written};
-    if (at == witness::kPortExit && bytes == 4) return PortAccess{Port::kExit, written};
-    return PortAccess{};
+    if (at == witness::kPortSerial && bytes == 1) console_->put(written);
+    if (at != witness::kPortExit || bytes != sizeof(std::uint32_t)) return DeviceAccess{};
+    DeviceAccess exit{GuestRequest::kExit, 0};
+    std::memcpy(&exit.code, written.data(), sizeof exit.code);
+    return exit;
 }
 
 std::string where_it_stands(const kvm::Vcpu& vcpu) {

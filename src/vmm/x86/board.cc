@@ -1,9 +1,9 @@
 #include "continuo/vmm/board.h"
 
 #include <cstdio>
-#include <cstring>
 
-#include "continuo/vmm/witness_machine.h"
+#include "cpu_topology.h"
+#include "devices.h"
 
 namespace continuo::vmm {
 
@@ -15,19 +15,12 @@ using state::Status;
 constexpr std::uint64_t kTssAddress = 0xfffbd000;
 constexpr std::uint64_t kIdentityMapAddress = 0xfffbc000;
 
-void set_apic_id(kvm::CpuidEntries& cpuid, std::uint32_t id) {
-    for (kvm::CpuidEntry& entry : cpuid) {
-        if (entry.function == 1) entry.ebx = (entry.ebx & 0x00ffffff) | (id << 24);
-        if (entry.function == 0xb || entry.function == 0x1f) entry.edx = id;
-    }
-}
-
 Result<kvm::Vcpu> create_vcpu(const kvm::Vm& vm, std::uint32_t id, const VmConfig& config,
                               const CpuModel& model) {
     auto vcpu = kvm::Vcpu::create(vm, id);
     if (!vcpu) return vcpu;
     CpuModel cpuid = model;
-    set_apic_id(cpuid, id);
+    set_topology(cpuid, id, config.vcpus);
     if (auto done = vcpu->set_cpuid(cpuid); !done) return tl::unexpected(std::move(done.error()));
     if (config.tsc_khz == 0) return vcpu;
     if (auto done = vcpu->set_tsc_khz(config.tsc_khz); !done) {
@@ -52,10 +45,14 @@ Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl) {
 }
 
 Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
-                            const CpuModel& model, std::vector<kvm::Vcpu>& vcpus) {
+                            const CpuModel& model, Console& console,
+                            std::vector<kvm::Vcpu>& vcpus) {
     if (auto done = create_devices(vm, memory); !done)
         return tl::unexpected(std::move(done.error()));
     Board board;
+    // A line that cannot be moved is KVM's end of the VM's: its vCPUs will say so.
+    board.devices_ = std::make_unique<Devices>(
+        console, [&vm](bool on) { (void)vm.set_interrupt_line(kSerialIrq, on); });
     const auto xsave = vm.check_extension(KVM_CAP_XSAVE2);
     if (xsave && *xsave > 4096) board.xsave_bytes_ = static_cast<std::size_t>(*xsave);
     for (std::uint32_t id = 0; id < config.vcpus; ++id) {
@@ -66,19 +63,21 @@ Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const V
     return board;
 }
 
-std::optional<PortAccess> port_access(kvm_run& run) {
-    if (run.exit_reason != KVM_EXIT_IO) return std::nullopt;
-    auto* data = reinterpret_cast<std::byte*>(&run) + run.io.data_offset;
-    const std::size_t bytes = std::size_t{run.io.size} * run.io.count;
-    if (run.io.direction == KVM_EXIT_IO_IN) {
-        std::memset(data, 0xff, bytes);
-        return PortAccess{};
-    }
-    if (run.io.port == witness::kPortSerial && run.io.size == 1)
-        return PortAccess{Port::kText, {data, bytes}};
-    if (run.io.port == witness::kPortExit && run.io.size == 4)
-        return PortAccess{Port::kExit, {data, bytes}};
-    return PortAccess{};
+Board::Board() = default;
+Board::Board(Board&&) noexcept = default;
+Board& Board::operator=(Board&&) noexcept = default;
+Board::~Board() = default;
+
+std::optional<DeviceAccess> Board::access(kvm_run& run) {
+    return devices_->access(run);
+}
+
+std::size_t Board::type(std::span<const std::byte> bytes) {
+    return devices_->serial().receive(bytes);
+}
+
+void Board::on_console_taken() {
+    devices_->serial().on_room();
 }
 
 std::string where_it_stands(const kvm::Vcpu& vcpu) {

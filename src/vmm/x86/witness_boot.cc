@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "continuo/vmm/witness_machine.h"
+#include "flat_segment.h"
 
 namespace continuo::vmm {
 
@@ -47,19 +48,6 @@ Gate make_gate(std::uint64_t handler) {
     return Gate{low, handler >> 32};
 }
 
-kvm_segment segment(std::uint16_t selector, std::uint8_t type, bool code) {
-    kvm_segment out{};
-    out.limit = 0xffffffff;
-    out.selector = selector;
-    out.type = type;
-    out.present = 1;
-    out.s = 1;
-    out.g = 1;
-    out.l = code ? 1 : 0;
-    out.db = code ? 0 : 1;
-    return out;
-}
-
 kvm_segment task_segment(std::uint32_t vcpu) {
     kvm_segment out{};
     out.base = kTaskStates + kTaskStateStride * vcpu;
@@ -99,8 +87,8 @@ void put_vcpu_tables(GuestWriter& out, std::uint32_t vcpu) {
 Status set_entry(kvm::Vcpu& vcpu, std::uint64_t entry) {
     auto sregs = vcpu.sregs();
     if (!sregs) return tl::unexpected(std::move(sregs.error()));
-    const kvm_segment data = segment(kKernelData, 3, false);
-    sregs->cs = segment(kKernelCode, 11, true);
+    const kvm_segment data = flat_data(kKernelData);
+    sregs->cs = flat_code(kKernelCode, CodeWidth::k64);
     sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
     sregs->tr = task_segment(vcpu.id());
     sregs->ldt = kvm_segment{};

@@ -1,7 +1,7 @@
 // A small real VM on KVM: memory, the architecture's board (board.h), and one thread for each vCPU.
 // Knows how to stop all vCPUs without losing a kick, to let them all enter the guest at one value
-// of the host's counter, and nothing of clocks: those belong to machine/ and kvm/. No firmware and
-// no devices but a text port and an exit port; boots what witness.h loads.
+// of the host's counter, and nothing of clocks: those belong to machine/ and kvm/. No firmware, and
+// no devices but the board's; runs what witness.h or guest_kernel.h loads.
 #pragma once
 
 #include <atomic>
@@ -21,6 +21,7 @@
 #include "continuo/kvm/vm.h"
 #include "continuo/time/point.h"
 #include "continuo/vmm/board.h"
+#include "continuo/vmm/console.h"
 #include "continuo/vmm/cpu_model.h"
 
 namespace continuo::vmm {
@@ -43,6 +44,13 @@ struct GateReport {
     std::int64_t worst_past_ticks = 0;  ///< host ticks from the gate's value to the last KVM_RUN
 };
 
+/// How a guest ended by itself.
+enum class GuestEnd : std::uint8_t {
+    kExit,      ///< it wrote its exit code; it may run on
+    kPowerOff,  ///< it switched its machine off
+    kReset,     ///< it reset its machine, or a vCPU shut down, which on a PC comes to the same
+};
+
 /// One VM. Stopped after creation. All calls come from one control thread, except where noted.
 class VirtualMachine {
   public:
@@ -61,7 +69,7 @@ class VirtualMachine {
 
     const VmConfig& config() const { return config_; }
     const CpuModel& cpu_model() const { return model_; }
-    const Board& board() const { return board_; }
+    Board& board() { return board_; }
     kvm::Vm& vm() { return *vm_; }
     kvm::GuestMemory& memory() { return *memory_; }
     std::vector<kvm::Vcpu>& vcpus() { return vcpus_; }
@@ -89,10 +97,21 @@ class VirtualMachine {
     /// kGuest or kKernel where a vCPU faulted, shut down, or could not be run. It stays stopped
     /// while the others run. Any thread.
     Status health() const;
-    /// What the guest printed so far. Any thread.
-    std::string console() const;
+    /// What the guest printed and nobody took. Any thread.
+    std::string console() const { return console_.text(); }
+    /// The same, and it is taken: a guest that prints much waits for this. Any thread.
+    std::string take_console();
+    /// As if typed at the guest's console: how many bytes there was room for. Any thread.
+    std::size_t type(std::span<const std::byte> bytes) { return board_.type(bytes); }
     /// What the guest wrote to the exit port, if it did. Any thread.
     std::optional<std::uint32_t> exit_code() const;
+    /// How the guest ended, if it did. The vCPU that switched off or reset stands still, others may
+    /// run until stop(). A vCPU that shut down is a failure of health() as well. Any thread.
+    std::optional<GuestEnd> ended() const;
+    /// A descriptor that poll() finds readable once there is something new of the above, until
+    /// clear_attention(). Any thread.
+    int attention_fd() const { return attention_.get(); }
+    void clear_attention();
 
     /// Switches the dirty log of all memory on or off.
     Status log_dirty_pages(bool on);
@@ -122,19 +141,23 @@ class VirtualMachine {
     void run_guest(std::uint32_t index, std::optional<HostCount> gate);
     bool run_once(std::uint32_t index);
     bool handle_exit(std::uint32_t index);
-    void handle_port(std::uint32_t index, const PortAccess& access);
+    bool handle_access(std::uint32_t index, const DeviceAccess& access);
+    void set_end(GuestEnd end);
     std::int64_t pass_gate(HostCount gate) const;
     Status command_run(std::optional<HostCount> gate);
     Status run_jobs(std::optional<std::uint32_t> only,
                     const std::function<Status(kvm::Vcpu&)>& job);
     void set_failure(state::Error error);
     void kick_all();
+    void draw_attention();
 
     VmConfig config_;
     CpuModel model_;
-    Board board_;
+    kvm::Fd attention_;
+    Console console_{[this] { draw_attention(); }};
     std::optional<kvm::GuestMemory> memory_;
     std::optional<kvm::Vm> vm_;
+    Board board_;
     std::vector<kvm::Vcpu> vcpus_;
     std::vector<Runner> runners_;
     bool running_ = false;
@@ -149,8 +172,8 @@ class VirtualMachine {
     std::uint32_t busy_ = 0;
     std::vector<std::uint64_t> marked_pages_;
     std::optional<state::Error> failure_;
-    std::string console_;
     std::optional<std::uint32_t> exit_code_;
+    std::optional<GuestEnd> end_;
 };
 
 }  // namespace continuo::vmm

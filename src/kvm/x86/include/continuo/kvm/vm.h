@@ -22,10 +22,13 @@ class Vm : public VmCore {
 
     /// In-kernel PIC, IOAPIC and a LAPIC for each vCPU; before any vCPU.
     Status create_irqchip();
+    /// With port 0x61, at which guests measure their TSC against the PIT.
     Status create_pit();
     /// chip: KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or _IOAPIC.
     Result<kvm_irqchip> get_irqchip(std::uint32_t chip) const;
     Status set_irqchip(const kvm_irqchip& chip);
+    /// KVM_IRQ_LINE: moves the line of interrupt `irq` of the in-kernel controllers. Any thread.
+    Status set_interrupt_line(std::uint32_t irq, bool on);
     Result<kvm_pit_state2> get_pit() const;
     Status set_pit(const kvm_pit_state2& pit);
 

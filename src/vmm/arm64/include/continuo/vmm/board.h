@@ -12,8 +12,10 @@
 #include "continuo/kvm/memory.h"
 #include "continuo/kvm/vcpu.h"
 #include "continuo/kvm/vm.h"
+#include "continuo/vmm/console.h"
 #include "continuo/vmm/counter_control.h"
 #include "continuo/vmm/cpu_model.h"
+#include "continuo/vmm/guest_request.h"
 
 namespace continuo::vmm {
 
@@ -26,19 +28,21 @@ state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl contr
 
 class Board {
   public:
-    /// Memory in slot 0, and vCPUs at reset, none waiting for PSCI.
+    /// Memory in slot 0, and vCPUs at reset, none waiting for PSCI. `console` must outlive it.
     static state::Result<Board> create(kvm::Vm& vm, const kvm::GuestMemory& memory,
                                        const VmConfig& config, const CpuModel& model,
-                                       std::vector<kvm::Vcpu>& vcpus);
-};
+                                       Console& console, std::vector<kvm::Vcpu>& vcpus);
 
-enum class Port : std::uint8_t { kNone, kText, kExit };
-struct PortAccess {
-    Port port = Port::kNone;  ///< kNone: read, or written where nothing is
-    std::span<const std::byte> written;
+    /// Deals with a vCPU's exit to a device, on its thread; nullopt for any other exit. What is
+    /// read is ones.
+    std::optional<DeviceAccess> access(kvm_run& run);
+    /// There is no device that takes what is typed: 0.
+    std::size_t type(std::span<const std::byte> /*bytes*/) { return 0; }
+    void on_console_taken() {}
+
+  private:
+    Console* console_ = nullptr;
 };
-/// The access that an exit stands for, and nullopt for an exit that is none. What is read is ones.
-std::optional<PortAccess> port_access(kvm_run& run);
 
 /// For the error of a guest that KVM could not run on. On the vCPU's thread.
 std::string where_it_stands(const kvm::Vcpu& vcpu);

@@ -1,9 +1,10 @@
-// The board of a VM on x86-64: its interrupt controllers, its vCPUs, and the ports at which it is
-// heard. The threads that run it are virtual_machine.h's.
+// The board of a VM on x86-64: its interrupt controllers, its vCPUs and its devices. The threads
+// that run it are virtual_machine.h's.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,10 +13,14 @@
 #include "continuo/kvm/memory.h"
 #include "continuo/kvm/vcpu.h"
 #include "continuo/kvm/vm.h"
+#include "continuo/vmm/console.h"
 #include "continuo/vmm/counter_control.h"
 #include "continuo/vmm/cpu_model.h"
+#include "continuo/vmm/guest_request.h"
 
 namespace continuo::vmm {
+
+class Devices;
 
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
@@ -26,25 +31,31 @@ state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl contr
 
 class Board {
   public:
-    /// PIC, IOAPIC, PIT, memory in slot 0, and vCPUs at reset.
+    /// PIC, IOAPIC, PIT, devices (devices.h), memory in slot 0, and vCPUs at reset. `vm` and
+    /// `console` must outlive it.
     static state::Result<Board> create(kvm::Vm& vm, const kvm::GuestMemory& memory,
                                        const VmConfig& config, const CpuModel& model,
-                                       std::vector<kvm::Vcpu>& vcpus);
+                                       Console& console, std::vector<kvm::Vcpu>& vcpus);
+    Board();
+    Board(Board&&) noexcept;
+    Board& operator=(Board&&) noexcept;
+    ~Board();
+
+    /// Deals with a vCPU's exit to a device, on its thread; nullopt for any other exit.
+    std::optional<DeviceAccess> access(kvm_run& run);
+    /// What is typed at the console; how many bytes there was room for. Any thread.
+    std::size_t type(std::span<const std::byte> bytes);
+    /// The console's text has been taken. Any thread.
+    void on_console_taken();
 
     /// Bytes of one vCPU's XSAVE area on this host.
     std::size_t xsave_bytes() const { return xsave_bytes_; }
+    Devices& devices() { return *devices_; }
 
   private:
     std::size_t xsave_bytes_ = 4096;
+    std::unique_ptr<Devices> devices_;
 };
-
-enum class Port : std::uint8_t { kNone, kText, kExit };
-struct PortAccess {
-    Port port = Port::kNone;  ///< kNone: read, or written where nothing is
-    std::span<const std::byte> written;
-};
-/// The access that an exit stands for, and nullopt for an exit that is none. What is read is ones.
-std::optional<PortAccess> port_access(kvm_run& run);
 
 /// For the error of a guest that KVM could not run on. On the vCPU's thread.
 std::string where_it_stands(const kvm::Vcpu& vcpu);

@@ -1,0 +1,19 @@
+#include "continuo/vmm/guest_kernel.h"
+
+namespace continuo::vmm {
+
+std::string_view name(KernelFormat format) {
+    switch (format) {
+        case KernelFormat::kBzImage:
+            return "Linux bzImage";
+        case KernelFormat::kPvh:
+            return "ELF with a PVH entry";
+        case KernelFormat::kElfLinux:
+            return "ELF Linux";
+        case KernelFormat::kMultiboot:
+            return "multiboot payload";
+    }
+    return "unknown";
+}
+
+}  // namespace continuo::vmm

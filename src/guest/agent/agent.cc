@@ -121,10 +121,6 @@ bool Agent::open_clock() {
 }
 
 bool Agent::wait() {
-    bool any = options_.check_every_s != 0;
-    for (const pollfd& source : fds_)
-        any = any || source.fd >= 0;
-    if (!any) return false;
     const int timeout =
         options_.check_every_s == 0 ? -1 : static_cast<int>(options_.check_every_s) * 1000;
     const int ready = system_.wait(fds_, kSources, timeout);
@@ -141,7 +137,8 @@ bool Agent::wait() {
             drop(source);
     }
     pass();
-    return true;
+    // Deaf to notices it is of no use: whoever has started it starts it again.
+    return options_.wake_path == nullptr || fds_[kWake].fd >= 0;
 }
 
 // Empties a source, so that it is quiet until the next time.
@@ -165,17 +162,21 @@ void Agent::take(Source source) {
 void Agent::empty_wake() {
     const int fd = fds_[kWake].fd;
     if (wake_is_uio_) {
-        // It gives the count of its interrupts, and is armed by writing 1.
+        // It gives the count of its interrupts, and is armed by writing 1; one that arms itself
+        // refuses that.
         std::uint32_t word = 0;
-        const int got = system_.read(fd, &word, sizeof(word));
+        if (system_.read(fd, &word, sizeof(word)) != sizeof(word)) return drop(kWake);
         word = 1;
-        // A device that arms itself refuses to be armed: EIO, EOPNOTSUPP.
-        if (got == sizeof(word)) system_.write(fd, &word, sizeof(word));
+        system_.write(fd, &word, sizeof(word));
         return;
     }
     char bytes[64];
-    while (system_.read(fd, bytes, sizeof(bytes)) == sizeof(bytes)) {
-    }
+    int got = 0;
+    do
+        got = system_.read(fd, bytes, sizeof(bytes));
+    while (got == sizeof(bytes));
+    // At its end (a file, a port that the host has closed) it would be readable for ever.
+    if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR)) drop(kWake);
 }
 
 void Agent::drop(Source source) {

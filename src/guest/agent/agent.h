@@ -33,8 +33,8 @@ class Agent {
     /// Handles what is open, and settles. False where a repair failed: its notice stays open.
     bool pass();
 
-    /// Waits once, and handles what came. False where waiting itself failed, or nothing is left to
-    /// wait for.
+    /// Waits once, and handles what came. False where waiting itself failed, or what tells of
+    /// notices is gone.
     bool wait();
 
     const Counters& counters() const { return counters_; }

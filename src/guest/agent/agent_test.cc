@@ -210,14 +210,36 @@ TEST_F(AgentTest, OneGapToldTwiceIsRepairedOnce) {
     EXPECT_EQ(counters().disruptions, 0u);
 }
 
-TEST_F(AgentTest, ASourceThatIsGoneIsDroppedAndTheLastOneEndsIt) {
+TEST_F(AgentTest, EndsWhereWhatTellsOfNoticesIsGone) {
     with_notice();
     start();
-    EXPECT_TRUE(wake({POLLHUP, 0, 0}));
+    EXPECT_FALSE(wake({POLLHUP, 0, 0}));
     EXPECT_THAT(system.journal(), HasSubstr("wake: lost"));
-    EXPECT_TRUE(wake({POLLHUP, 0, 0})) << "not polled any more";
+    start();
+    system.at_end = true;  // a file, a port that the host has closed: readable for ever
+    EXPECT_FALSE(wake({POLLIN, 0, 0}));
+}
+
+TEST_F(AgentTest, GoesOnWithoutVmclocksNotification) {
+    with_notice();
+    with_vmclock();
+    start();
+    EXPECT_TRUE(wake({0, POLLHUP, 0}));
+    EXPECT_THAT(system.journal(), HasSubstr("vmclock's notification: lost"));
     EXPECT_TRUE(wake({0, 0, POLLERR}));
-    EXPECT_FALSE(wake({}));
+    EXPECT_TRUE(wake({POLLIN, 0, 0}));
+}
+
+TEST_F(AgentTest, ArmsAUioDeviceAndOnlyThat) {
+    with_notice();
+    start();
+    EXPECT_TRUE(wake({POLLIN, 0, 0}));
+    EXPECT_TRUE(system.files[kWake].empty()) << "a FIFO would wake it again";
+    options.wake_path = "/dev/uio0";
+    start();
+    EXPECT_EQ(system.files["/dev/uio0"].size(), 2u) << "the fake takes half of what is written";
+    EXPECT_TRUE(wake({POLLIN, 0, 0}));
+    EXPECT_EQ(system.files["/dev/uio0"].size(), 4u);
 }
 
 TEST_F(AgentTest, SaysThatSomebodyElseHasSetRealtime) {

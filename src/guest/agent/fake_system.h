@@ -41,6 +41,7 @@ class FakeSystem final : public System {
     std::vector<std::uint16_t> chrony_commands;
     std::uint16_t chrony_status = 0;  ///< what chronyd answers
     bool chrony_answers = true;
+    bool at_end = false;       ///< what read() reads
     std::vector<short> ready;  ///< revents of the next wait()
     // -- the test's hand --
     std::function<void()> before_call;  ///< may throw Death
@@ -100,7 +101,10 @@ class FakeSystem final : public System {
         at = page->second;
         return 0;
     }
-    int read(int, void*, std::size_t) override { return call("read"); }
+    int read(int, void*, std::size_t size) override {
+        if (const int error = call("read")) return error;
+        return at_end ? 0 : size == 64 ? -EAGAIN : static_cast<int>(size);
+    }
     int write(int, const void* from, std::size_t size) override {
         if (const int error = call("write")) return error;
         const std::size_t half = size > 1 ? size / 2 : size;  // the caller must go on

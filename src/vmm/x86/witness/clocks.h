@@ -1,4 +1,5 @@
-// The witness's clocks on x86-64: TSC, and kvmclock by the vCPU's own pvclock page.
+// The witness's clocks on x86-64: TSC, and kvmclock by the vCPU's own pvclock page, read as any
+// kernel may read it (guest/pvclock_reader.h), with a stricter RDTSC.
 #pragma once
 
 #include "continuo/vmm/witness_machine.h"
@@ -6,69 +7,23 @@
 
 namespace continuo::vmm::witness {
 
-inline constexpr std::uint8_t kPvclockGuestStopped = 2;
-
-__extension__ using u128 = unsigned __int128;
-
-/// struct pvclock_vcpu_time_info, as the guest sees it.
-struct ClockPage {
-    volatile std::uint32_t version;
-    std::uint32_t pad;
-    volatile std::uint64_t tsc_timestamp;
-    volatile std::uint64_t system_time;
-    volatile std::uint32_t mul;
-    volatile std::int8_t shift;
-    volatile std::uint8_t flags;
-    std::uint8_t pad2[2];
-};
-static_assert(sizeof(ClockPage) == 32);
-
-/// RDTSC that no earlier load passes and no later load overtakes.
+/// RDTSC that no earlier load passes and no later load overtakes: what other vCPUs publish is
+/// compared with it.
 inline std::uint64_t ordered_tsc() {
     std::uint32_t lo, hi;
     asm volatile("lfence; rdtsc; lfence" : "=a"(lo), "=d"(hi)::"memory");
     return (static_cast<std::uint64_t>(hi) << 32) | lo;
 }
 
-inline ClockPage& clock_page(std::uint32_t vcpu) {
-    return *reinterpret_cast<ClockPage*>(kClockPages + kClockStride * vcpu);
-}
+}  // namespace continuo::vmm::witness
 
-/// A consistent copy of a clock page.
-struct Line {
-    std::uint32_t version;
-    std::uint64_t tsc_timestamp;
-    std::uint64_t system_time;
-    std::uint32_t mul;
-    std::int8_t shift;
-    std::uint8_t flags;
-};
+#define CONTINUO_READ_COUNTER() continuo::vmm::witness::ordered_tsc()
+#include "continuo/guest/pvclock_reader.h"
 
-/// The page's words, and whether they can be used: even version, not zero.
-inline bool copy_page(const ClockPage& page, Line& line) {
-    line.version = page.version;
-    asm volatile("lfence" ::: "memory");
-    line.tsc_timestamp = page.tsc_timestamp;
-    line.system_time = page.system_time;
-    line.mul = page.mul;
-    line.shift = page.shift;
-    line.flags = page.flags;
-    return (line.version & 1) == 0;
-}
+namespace continuo::vmm::witness {
 
-inline bool unchanged(const ClockPage& page, const Line& line) {
-    asm volatile("lfence" ::: "memory");
-    return page.version == line.version;
-}
-
-/// ns = system_time + ((tsc - timestamp) shifted) * mul >> 32, also for a TSC before the timestamp.
-inline std::uint64_t nanoseconds(const Line& line, std::uint64_t tsc) {
-    std::uint64_t delta = tsc - line.tsc_timestamp;
-    const bool behind = static_cast<std::int64_t>(delta) < 0;
-    if (behind) delta = 0 - delta;
-    delta = line.shift >= 0 ? delta << line.shift : delta >> -line.shift;
-    const auto ns = static_cast<std::uint64_t>((static_cast<u128>(delta) * line.mul) >> 32);
-    return line.system_time + (behind ? 0 - ns : ns);
+inline continuo_pvclock_page& clock_page(std::uint32_t vcpu) {
+    return *reinterpret_cast<continuo_pvclock_page*>(kClockPages + kClockStride * vcpu);
 }
 
 class Clocks {
@@ -78,11 +33,9 @@ class Clocks {
     /// One reading; TSC and page belong together.
     Reading read() {
         for (;;) {
-            if (copy_page(page_, line_)) {
-                const std::uint64_t tsc = ordered_tsc();
-                if (unchanged(page_, line_))
-                    return Reading{tsc, nanoseconds(line_, tsc), load(report_.ticks)};
-            }
+            version_ = continuo_pvclock_begin(&page_);
+            if (continuo_pvclock_try_read(&page_, &reading_) != 0)
+                return Reading{reading_.counter, reading_.ns, load(report_.ticks)};
             report_.page_retries = report_.page_retries + 1;
         }
     }
@@ -93,10 +46,8 @@ class Clocks {
 
     /// True where GUEST_STOPPED stood in the page of the last reading; it is cleared there.
     bool take_guest_stopped() {
-        if ((line_.flags & kPvclockGuestStopped) == 0) return false;
-        asm volatile("lock; andb %1, %0"
-                     : "+m"(page_.flags)
-                     : "iq"(static_cast<std::uint8_t>(~kPvclockGuestStopped)));
+        if ((reading_.flags & CONTINUO_PVCLOCK_GUEST_STOPPED) == 0) return false;
+        continuo_pvclock_take_stopped(&page_);
         report_.guest_stopped = report_.guest_stopped + 1;
         return true;
     }
@@ -107,18 +58,19 @@ class Clocks {
         for (std::uint32_t i = 0; i < control.cross_pages_a_loop; ++i) {
             if (++other_ >= control.vcpu_count) other_ = 0;
             if (other_ == report_.vcpu) continue;
-            const ClockPage& page = clock_page(other_);
-            Line theirs;
-            if (!copy_page(page, theirs) || theirs.version == 0) continue;
-            if (!unchanged(page, theirs) || !unchanged(page_, line_)) continue;
+            const continuo_pvclock_page& page = clock_page(other_);
+            const std::uint32_t version = continuo_pvclock_begin(&page);
+            const continuo_pvclock_line theirs = continuo_pvclock_load(&page);
+            if (version == 0 || continuo_pvclock_whole(&page, version) == 0) continue;
+            if (continuo_pvclock_whole(&page_, version_) == 0) continue;
             compare(now, theirs);
         }
     }
 
   private:
-    void compare(const Reading& now, const Line& theirs) {
+    void compare(const Reading& now, const continuo_pvclock_line& theirs) {
         report_.cross_checks = report_.cross_checks + 1;
-        const std::uint64_t ns = nanoseconds(theirs, now.counter);
+        const std::uint64_t ns = continuo_pvclock_at(&theirs, now.counter);
         if (ns == now.clock) return;
         const std::uint64_t difference = ns - now.clock;
         const bool behind = static_cast<std::int64_t>(difference) < 0;
@@ -128,8 +80,9 @@ class Clocks {
     }
 
     Report& report_;
-    ClockPage& page_;
-    Line line_{};  ///< of the last reading
+    continuo_pvclock_page& page_;
+    continuo_pvclock_reading reading_{};  ///< the last
+    std::uint32_t version_ = 0;           ///< of the page, before that reading
     std::uint32_t other_ = 0;
 };
 

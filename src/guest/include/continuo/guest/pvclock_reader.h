@@ -65,23 +65,55 @@ static __attribute__((noinline, unused)) uint64_t continuo_pvclock_scale_up(uint
     return (uint64_t)(product >> 32) + ((product & 0xffffffffu) != 0u);
 }
 
+/* What a page says: a line from the TSC to kvmclock. */
+struct continuo_pvclock_line {
+    uint64_t tsc_timestamp;
+    uint64_t system_time;
+    uint32_t mul;
+    int8_t shift;
+    uint8_t flags;
+};
+
+static inline struct continuo_pvclock_line continuo_pvclock_load(
+    const struct continuo_pvclock_page* page) {
+    struct continuo_pvclock_line line;
+    line.tsc_timestamp = CONTINUO_LOAD(page->tsc_timestamp);
+    line.system_time = CONTINUO_LOAD(page->system_time);
+    line.mul = CONTINUO_LOAD(page->tsc_to_system_mul);
+    line.shift = CONTINUO_LOAD(page->tsc_shift);
+    line.flags = CONTINUO_LOAD(page->flags);
+    return line;
+}
+
+/* kvmclock at a TSC value, modulo 2^64 ns. */
+static inline uint64_t continuo_pvclock_at(const struct continuo_pvclock_line* line,
+                                           uint64_t counter) {
+    const uint64_t ticks = counter - line->tsc_timestamp;
+    if (__builtin_expect((int64_t)ticks >= 0, 1))
+        return line->system_time + continuo_pvclock_scale(ticks, line->mul, line->shift);
+    return line->system_time - continuo_pvclock_scale_up(0u - ticks, line->mul, line->shift);
+}
+
+/* Begins to read a page: its version, odd while the host writes. */
+static inline uint32_t continuo_pvclock_begin(const struct continuo_pvclock_page* page) {
+    return CONTINUO_LOAD_ACQUIRE(page->version);
+}
+/* Whether all that was read of the page since continuo_pvclock_begin() is of one state of it. */
+static inline int continuo_pvclock_whole(const struct continuo_pvclock_page* page,
+                                         uint32_t version) {
+    continuo_load_fence();
+    return (version & 1u) == 0u && version == CONTINUO_LOAD(page->version);
+}
+
 /* One attempt: 0 where the host was writing, and *reading is then meaningless. */
 static inline int continuo_pvclock_try_read(const struct continuo_pvclock_page* page,
                                             struct continuo_pvclock_reading* reading) {
-    const uint32_t version = CONTINUO_LOAD_ACQUIRE(page->version);
-    const uint64_t timestamp = CONTINUO_LOAD(page->tsc_timestamp);
-    const uint64_t system_time = CONTINUO_LOAD(page->system_time);
-    const uint32_t mul = CONTINUO_LOAD(page->tsc_to_system_mul);
-    const int8_t shift = CONTINUO_LOAD(page->tsc_shift);
-    reading->flags = CONTINUO_LOAD(page->flags);
+    const uint32_t version = continuo_pvclock_begin(page);
+    const struct continuo_pvclock_line line = continuo_pvclock_load(page);
+    reading->flags = line.flags;
     reading->counter = CONTINUO_READ_COUNTER();
-    const uint64_t ticks = reading->counter - timestamp;
-    if (__builtin_expect((int64_t)ticks >= 0, 1))
-        reading->ns = system_time + continuo_pvclock_scale(ticks, mul, shift);
-    else
-        reading->ns = system_time - continuo_pvclock_scale_up(0u - ticks, mul, shift);
-    continuo_load_fence();
-    return (version & 1u) == 0u && version == CONTINUO_LOAD(page->version);
+    reading->ns = continuo_pvclock_at(&line, reading->counter);
+    return continuo_pvclock_whole(page, version);
 }
 
 /* A consistent reading; waits while the host writes, which it does while this vCPU is out: one

@@ -18,7 +18,6 @@ using machine::MachineContract;
 using state::PlanOptions;
 using state::Policy;
 using time::Count;
-using time::GuestCounter;
 using time::HostCounter;
 
 /// A host, a VM on it whose guest uses kvmclock, and its machine.
@@ -246,8 +245,8 @@ TEST(KvmMigration, TheUsualRestoreByValueLosesWhatIsBelowASecond) {
         move.jitter_ticks = 3;
         Migration migration{move};
         for (unsigned vcpu = 0; vcpu < kVcpus; ++vcpu)
-            ASSERT_TRUE(migration.from.vm.guest_write_msr(vcpu, abi::kMSR_IA32_TSC,
-                                                          (1ULL << 40) + 600'000'000 * vcpu));
+            ASSERT_TRUE(migration.from.vm.guest_write_msr(
+                vcpu, abi::kMSR_IA32_TSC, (1ULL << 40) + std::uint64_t{600'000'000} * vcpu));
         migration.run();
         const KvmVm& vm = migration.to.vm;
         const std::uint64_t apart = vm.tsc_map(3).offset() - vm.tsc_map(0).offset();

@@ -21,8 +21,8 @@ bool within_one_page(std::uint64_t gpa) {
 }  // namespace
 
 void PageUpdate::carry_out(unsigned step, abi::pvclock_vcpu_time_info& page) {
-    constexpr unsigned word_bytes = 8;
-    constexpr unsigned first_word = 2;
+    constexpr std::size_t word_bytes = 8;
+    constexpr std::size_t first_word = 2;
     if (step == 0) {
         page.version = fresh_.version = (page.version + 1) | 1;
     } else if (step == 1) {

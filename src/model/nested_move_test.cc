@@ -212,6 +212,12 @@ TEST(NestedMove, AnL1OnKvmclockHandsItsOwnSeamDownWithL2sNextSample) {
         EXPECT_EQ(*KvmclockReader{*moved.l1}.read(1) - *l1_ns,
                   static_cast<std::uint64_t>(l1_seam_ns));
         EXPECT_EQ(KvmclockReader{*nest.l2}.read(1), l2_ns) << "not yet";
+        // L1's own clocks are those of the VM it is now.
+        const std::int64_t base_ns = nest.kernel->base_now_ns(0);
+        EXPECT_EQ(base_ns - nest.kernel->base_ns(moved.l1->guest_tsc(0)), 0);
+        host.counter += 30'000;
+        EXPECT_EQ(nest.kernel->base_now_ns(0) - base_ns, 10'000);  // 30 000 ticks of 3 GHz
+        host.counter -= 30'000;
         sample();
         EXPECT_EQ(*KvmclockReader{*nest.l2}.read(1) - *l2_ns,
                   static_cast<std::uint64_t>(l1_seam_ns));

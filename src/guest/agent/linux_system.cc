@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -160,14 +161,12 @@ int LinuxSystem::receive(int fd, void* to, std::size_t size, int timeout_ms) {
 }
 
 int LinuxSystem::run(const char* const* arguments) {
-    const pid_t child = vfork();
-    if (child < 0) return -errno;
-    if (child == 0) {
-        static const char* const kEnvironment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", nullptr};
-        execve(arguments[0], const_cast<char* const*>(arguments),
-               const_cast<char* const*>(kEnvironment));
-        _exit(127);
-    }
+    static const char* const kEnvironment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", nullptr};
+    pid_t child = 0;
+    const int error =
+        posix_spawn(&child, arguments[0], nullptr, nullptr, const_cast<char* const*>(arguments),
+                    const_cast<char* const*>(kEnvironment));
+    if (error != 0) return -error;
     int status = 0;
     while (waitpid(child, &status, 0) < 0)
         if (errno != EINTR) return -errno;

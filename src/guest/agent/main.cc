@@ -8,6 +8,7 @@
 #include "text.h"
 
 // What a call of a pure virtual function would come to; the C++ library's own drags in a demangler.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the C++ ABI's name.
 extern "C" [[noreturn]] void __cxa_pure_virtual() {
     abort();
 }
@@ -49,7 +50,7 @@ int main(int count, char** arguments) {
         case Parsed::kRun:
             return run(options);
         case Parsed::kHelp:
-            print(STDOUT_FILENO, continuo::guest::kUsage);
+            print(STDOUT_FILENO, continuo::guest::usage());
             return 0;
         case Parsed::kVersion:
             print(STDOUT_FILENO, "continuo-agent " CONTINUO_VERSION "\n");

@@ -4,7 +4,9 @@
 
 namespace continuo::guest {
 
-const char kUsage[] =
+namespace {
+
+constexpr char kUsage[] =
     "continuo-agent: repairs a guest's clocks after it was migrated, restored or paused\n"
     "\n"
     "  --notice=FILE[@OFFSET]  the notice page: a UIO device, /dev/mem, or a file (offset 0xHEX or "
@@ -24,8 +26,6 @@ const char kUsage[] =
     "  --check-every=SECONDS   compares the clocks that often (default: never)\n"
     "  --once                  handles what is open, and ends\n"
     "  --help, --version\n";
-
-namespace {
 
 /// The value of `argument` where it is --name=VALUE; else null.
 const char* value_of(const char* argument, const char* name) {
@@ -140,6 +140,10 @@ bool take(char* argument, Options& options) {
 }
 
 }  // namespace
+
+const char* usage() {
+    return kUsage;
+}
 
 Parsed parse(int count, char* const* arguments, Options& options, const char*& wrong) {
     for (int i = 1; i < count; ++i) {

@@ -24,6 +24,7 @@ enum class Parsed : std::uint8_t { kRun, kHelp, kVersion, kWrong };
 /// `wrong` is then the argument that was not understood.
 Parsed parse(int count, char* const* arguments, Options& options, const char*& wrong);
 
-extern const char kUsage[];
+/// What --help prints.
+const char* usage();
 
 }  // namespace continuo::guest

@@ -7,6 +7,8 @@
 
 namespace continuo::guest {
 
+inline constexpr std::uint64_t kTextNanosPerSecond = 1'000'000'000;
+
 template <std::size_t kSize>
 class Text {
   public:
@@ -34,9 +36,9 @@ class Text {
 
     /// Seconds with nine digits, of ns.
     Text& seconds(std::uint64_t ns) {
-        *this << ns / kNanosPerSecond;
+        *this << ns / kTextNanosPerSecond;
         put('.');
-        for (std::uint64_t unit = kNanosPerSecond / 10; unit != 0; unit /= 10)
+        for (std::uint64_t unit = kTextNanosPerSecond / 10; unit != 0; unit /= 10)
             put(static_cast<char>('0' + ns / unit % 10));
         return *this;
     }
@@ -50,8 +52,6 @@ class Text {
     std::size_t size() const { return size_; }
 
   private:
-    static constexpr std::uint64_t kNanosPerSecond = 1'000'000'000;
-
     static std::uint64_t magnitude(std::int64_t value) {
         const auto bits = static_cast<std::uint64_t>(value);
         return value < 0 ? 0 - bits : bits;

@@ -44,7 +44,7 @@ CONTINUO_STATIC_ASSERT(offsetof(struct continuo_time_travel_page, accounted_ns) 
 /* Whether this is a notice page that this code can read. A guest without the device has no page, or
  * one of zeroes or of all ones. */
 static inline int continuo_travel_page_valid(const struct continuo_time_travel_page* page) {
-    return page != NULL && CONTINUO_LOAD_ACQUIRE(page->magic) == CONTINUO_TIME_TRAVEL_MAGIC &&
+    return page && CONTINUO_LOAD_ACQUIRE(page->magic) == CONTINUO_TIME_TRAVEL_MAGIC &&
            CONTINUO_LOAD(page->version) == 1u &&
            CONTINUO_LOAD(page->size) >= sizeof(struct continuo_time_travel_page);
 }
@@ -98,7 +98,7 @@ struct continuo_gate {
 static inline struct continuo_gate continuo_gate_look(
     const struct continuo_time_travel_page* page) {
     struct continuo_gate gate = {0u, CONTINUO_GATE_OPEN};
-    if (page == NULL) return gate;
+    if (!page) return gate;
     gate.sequence = CONTINUO_LOAD_ACQUIRE(page->migration_sequence);
     if (__builtin_expect((gate.sequence & 1u) == 0u, 1)) return gate;
     const int released = CONTINUO_LOAD_ACQUIRE(page->released_sequence) == gate.sequence;
@@ -124,7 +124,7 @@ static inline struct continuo_gate continuo_gate_enter(
  * its repair came between. */
 static inline int continuo_gate_retry(const struct continuo_time_travel_page* page,
                                       struct continuo_gate gate) {
-    if (page == NULL) return 0;
+    if (!page) return 0;
     continuo_load_fence();
     return CONTINUO_LOAD(page->migration_sequence) != gate.sequence;
 }

@@ -71,6 +71,9 @@ Result<Observed> observe(Machine& machine, std::size_t vcpu, const TscMap& slope
 /// Further than the second of any frequency within which KVM matches writes: 2^62 ticks.
 constexpr std::int64_t kFarTicks = std::int64_t{1} << 62;
 constexpr std::uint32_t kLandRoundsMax = 32;
+/// The first sets, the second finds it right: more are for what the roundings leave once in
+/// hundreds.
+constexpr std::uint32_t kPagePassesMax = 5;
 
 class Applier {
   public:
@@ -254,9 +257,22 @@ class Applier {
         // happens now: afterwards nothing moves the line that the loop below has trimmed.
         if (Status settled = machine_.settle(); !settled) return settled;
         const KvmclockTarget target{plan_.kvmclock->line, applied_.maps.front()};
-        // A scaled guest's line is read from its page, and that is current after a second pass.
-        if (target.map.scales())
+        if (!target.map.scales()) return trim_and_settle(target);
+        // A scaled guest's line is read from its page, and that is current after a second pass. The
+        // loop goes by KVM_GET_CLOCK, whose floors are not the page's: what it leaves is looked at
+        // there, at the start of the next pass, which changes nothing where it is right.
+        std::uint32_t rounds = 0;
+        for (std::uint32_t pass = 0; pass < kPagePassesMax; ++pass) {
             if (Status settled = machine_.settle(); !settled) return settled;
+            if (Status trimmed = trim_and_settle(target); !trimmed) return trimmed;
+            rounds += applied_.trim.rounds;
+            if (applied_.trim.rounds == 0) break;
+        }
+        applied_.trim.rounds = rounds;
+        return {};
+    }
+
+    Status trim_and_settle(const KvmclockTarget& target) {
         auto trim = trim_kvmclock(machine_, target, options_);
         if (!trim) return tl::unexpected(trim.error());
         applied_.trim = *trim;

@@ -43,6 +43,7 @@ Result<Nanos<Kvmclock>> kvmclock_seam(Machine& machine, const KvmclockTarget& ta
     const auto page = scaled_page(machine, target, *kernel);
     if (!page) return tl::unexpected(page.error());
     if (!*page) return kernel->above(target);
+    if (const auto apart = (*page)->minus(target.line)) return *apart;
     const Count<GuestCounter> tsc = target.map.at(kernel->at);
     return (*page)->at(tsc) - target.line.at(tsc);
 }

@@ -206,6 +206,31 @@ RC_GTEST_PROP(PvclockLine, DownwardIsRoundedToMinusInfinityAtBothStages, ()) {
     RC_ASSERT(line.at(x).raw() == oracle::wrap64(big(line.system_time().raw()) + ns));
 }
 
+// 3 ticks of 2 GHz are 1.5 ns, and the line that was at 1000 ns that much earlier is ahead.
+constexpr PvclockLine kAtTick50{guest(50), kvm(1000), scale(0x8000'0000, 0)};
+constexpr PvclockLine kAtTick47{guest(47), kvm(1000), scale(0x8000'0000, 0)};
+static_assert(kAtTick50.minus(kAtTick47) == Nanos<Kvmclock>::from_raw(-2));
+static_assert(kAtTick47.minus(kAtTick50) == Nanos<Kvmclock>::from_raw(2));
+static_assert(!kAtTick47.minus(kGigahertz));
+
+RC_GTEST_PROP(PvclockLine, MinusIsTheExactDifferenceToTheNearest, ()) {
+    const PvclockScale of = any_scale();
+    const PvclockLine other{*gen::point<GuestCounter>(), *gen::point<Kvmclock>(), of};
+    const auto run = static_cast<std::int64_t>(*gen::u64());
+    if (run == std::numeric_limits<std::int64_t>::min()) RC_DISCARD("2^63 ticks apart");
+    const PvclockLine line{other.tsc_timestamp() + Ticks<GuestCounter>::from_raw(run),
+                           *gen::point<Kvmclock>(), of};
+    // |run| * mul * 2^shift / 2^32, over 2^95 for every shift; halves away from zero.
+    const Big product = big(run < 0 ? std::uint64_t{0} - static_cast<std::uint64_t>(run)
+                                    : static_cast<std::uint64_t>(run)) *
+                        of.mul() * pow2(static_cast<unsigned>(of.shift() + 63));
+    const Big nearest = (product * 2 + pow2(95)) / pow2(96);
+    const Big ran = run < 0 ? Big{-nearest} : nearest;
+    const std::uint64_t wanted =
+        oracle::wrap64(big(line.system_time().raw()) - big(other.system_time().raw()) - ran);
+    RC_ASSERT(line.minus(other)->raw() == static_cast<std::int64_t>(wanted));
+}
+
 RC_GTEST_PROP(PvclockLine, NeverRunsBackwardsAcrossItsAnchor, ()) {
     const Hz hz = *Hz::from_khz(*rc::gen::inRange<std::uint64_t>(1, 6'000'000));
     const PvclockLine line{*gen::point<GuestCounter>(), *gen::point<Kvmclock>(),

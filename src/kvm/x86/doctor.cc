@@ -61,6 +61,7 @@ class Examiner {
         check("tsc_khz", "TSC frequency, get and set", "S3.9", &Examiner::tsc_khz);
         check("tsc_scaling", "TSC scaling in the guest's RDTSC", "S0.5", &Examiner::scaling);
         check("settle", "pvclock page written without a guest entry", "S0.1", &Examiner::settles);
+        check("kvmclock_rate", "rate of the pvclock page", "S2.1", &Examiner::kvmclock_rate);
         check("clock_triple", "kvmclock, REALTIME and TSC at one instant", "S2.1",
               &Examiner::clock_triple);
         check("masterclock", "masterclock: on, lost, back", "S3.4", &Examiner::masterclock);
@@ -330,6 +331,27 @@ class Examiner {
         return broken(evidence,
                       "what the guest will see is decided at its first entry: kvmclock may move by "
                       "some ns after it was verified");
+    }
+
+    /// Up to 6.1 a page is computed from the kHz at which the CPU came up or KVM was loaded
+    /// (cpu_tsc_khz), which the kernel may have refined since (tsc_refine_calibration_work()).
+    Result<Finding> kvmclock_rate() {
+        if (!worked("settle")) return not_run("the page is not written without a guest entry");
+        const auto khz = vcpu().tsc_khz();
+        if (!khz) return tl::unexpected(khz.error());
+        const auto read = page(0);
+        if (!read) return tl::unexpected(read.error());
+        const auto is = time::PvclockScale::make(read->tsc_to_system_mul, read->tsc_shift);
+        const auto frequency = time::Hz::from_khz(*khz);
+        if (!is || !frequency) return broken("the page holds no scale", "kvmclock cannot be read");
+        const auto wanted = time::PvclockScale::from_hz(*frequency);
+        const std::string evidence =
+            fmt::format("mul {:#x} shift {}; {} kHz are mul {:#x} shift {}", is->mul(), is->shift(),
+                        *khz, wanted.mul(), wanted.shift());
+        if (*is == wanted) return works(evidence);
+        return broken(evidence,
+                      "kvmclock runs at another rate than this host's frequency says, and plans "
+                      "state: load the kvm modules again, a second after boot at the earliest");
     }
 
     struct BracketedClock {

@@ -104,29 +104,26 @@ void Judge::look(unsigned vcpu) {
     (void)watch(vcpu);
 }
 
+/// All vCPUs at one instant: what two of them read apart, two ordered readings see.
 void Judge::look_at_all() {
     model::KvmVm& vm = world_.vm();
-    for (unsigned vcpu = 0; vcpu < vm.vcpu_count(); ++vcpu)
-        look(vcpu);
-    check_spread();
+    const Reading zero = watch(0);
+    for (unsigned vcpu = 1; vcpu < vm.vcpu_count(); ++vcpu)
+        hold_together(zero, watch(vcpu), vcpu);
     if (!vm.masterclock()) world_.reached(Probe::kMasterclockOff);
 }
 
-/// All vCPUs at one instant: whatever two of them read apart, two ordered readings see.
-void Judge::check_spread() {
-    const Reading zero = read(0);
+void Judge::hold_together(const Reading& zero, const Reading& other, unsigned vcpu) {
     const std::int64_t ordered = world_.scenario.ordered_read_ns;
-    for (unsigned vcpu = 1; vcpu < world_.vm().vcpu_count(); ++vcpu) {
-        const Reading other = read(vcpu);
-        const auto ticks = static_cast<std::int64_t>(other.tsc - zero.tsc - apart_[vcpu]);
-        const std::int64_t skew = size(ticks_to_ns(ticks));
-        result_.tsc_skew_ns = std::max(result_.tsc_skew_ns, skew);
-        if (synchronised_) hold(Invariant::kCounterAcrossVcpus, skew - ordered, vcpu);
-        const auto apart = size(static_cast<std::int64_t>(other.kvmclock - zero.kvmclock));
-        const bool stable = (world_.vm().page(vcpu).flags & abi::kPVCLOCK_TSC_STABLE_BIT) != 0;
-        // Where the bit is off, readers go by the highest value that any has seen.
-        if (stable && synchronised_) hold(Invariant::kKvmclockMonotonic, apart - ordered, vcpu);
-    }
+    const auto ticks = static_cast<std::int64_t>(other.tsc - zero.tsc - apart_[vcpu]);
+    const std::int64_t skew = size(ticks_to_ns(ticks));
+    result_.tsc_skew_ns = std::max(result_.tsc_skew_ns, skew);
+    if (!synchronised_) return;
+    hold(Invariant::kCounterAcrossVcpus, skew - ordered, vcpu);
+    // Where the bit is off, readers go by the highest value that any has seen.
+    if ((world_.vm().page(vcpu).flags & abi::kPVCLOCK_TSC_STABLE_BIT) == 0) return;
+    const auto apart = size(static_cast<std::int64_t>(other.kvmclock - zero.kvmclock));
+    hold(Invariant::kKvmclockMonotonic, apart - ordered, vcpu);
 }
 
 void Judge::race() {

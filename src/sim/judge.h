@@ -76,7 +76,7 @@ class Judge {
     Reading read(unsigned vcpu);
     Reading watch(unsigned vcpu);
     void trace(std::uint64_t value);
-    void check_spread();
+    void hold_together(const Reading& zero, const Reading& other, unsigned vcpu);
     std::int64_t ticks_to_ns(std::int64_t ticks) const;
     std::int64_t realtime_error_ns(const Reading& reading) const;
     void hold_realtime(const Reading& reading, TrueTime until);
@@ -135,7 +135,7 @@ class Judge {
     bool told_ = false;  ///< a notice stands
 
     std::uint64_t trace_hash_ = 0;
-    std::array<std::uint64_t, 128> trace_{};
+    std::array<std::uint64_t, 128> trace_;  ///< the first traced_ of them
     unsigned traced_ = 0;
 };
 

@@ -206,6 +206,11 @@ EventSpec read_event(TomlFile& file, const toml::table& table, const Scenario& s
     constexpr std::string_view phases[] = {"running", "blackout", "after"};
     event.phase = static_cast<Phase>(section.choice("phase", phases).value_or(1));
     section.number("at_ppm", event.at_ppm, {0, 1'000'000});
+    for (const EventSpec& before : scenario.events)
+        if (before.move == event.move && before.phase == event.phase &&
+            before.at_ppm > event.at_ppm)
+            section.fail("at_ppm", fmt::format("an event at {} stands before it", before.at_ppm),
+                         "Expected the events of a phase in their order");
     const bool leap = event.kind == EventKind::kLeapSecond;
     section.draw("size", event.size, leap ? Domain{-1, 1} : kSignedLength);
     return event;

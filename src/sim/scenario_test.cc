@@ -127,6 +127,10 @@ const Bad kBad[] = {
     {"an event of a move that is not there",
      "[[move]]\nin_place = true\n[[event]]\nkind = \"suspend\"\nmove = 1\n", "event.move",
      "from 0 to 0"},
+    {"events out of order",
+     "[[move]]\nin_place = true\n[[event]]\nkind = \"suspend\"\n"
+     "[[event]]\nkind = \"suspend\"\nat_ppm = 499_999\n",
+     "s.toml:9:10: event.at_ppm", "in their order"},
     {"a story longer than true time",
      "[[move]]\nin_place = true\nrun_ns = 504_576_000_000_000_000\nblackout_ns = 1\n", "move",
      "Expected at most"},

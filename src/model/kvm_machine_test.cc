@@ -190,6 +190,9 @@ RC_GTEST_PROP(KvmMigration, TheRealisedLinesAreThePrescribedOnes, ()) {
     Migration migration{generated()};
     migration.run();
     const Moved& moved = migration.result;
+    RC_LOG() << "trim: " << moved.applied.trim.rounds << " rounds, residual "
+             << moved.applied.trim.residual_ns << " ns, seam "
+             << moved.certificate.clocks.back().seam << " ns";
     RC_ASSERT(moved.certificate.holds());
     for (unsigned vcpu = 0; vcpu < kVcpus; ++vcpu)
         RC_ASSERT(migration.to.vm.tsc_map(vcpu) == moved.plan.tsc[vcpu].map);

@@ -107,7 +107,7 @@ Status KvmVm::write_msr(KvmVcpu& vcpu, std::uint32_t msr, std::uint64_t value, b
 Result<std::uint64_t> KvmVm::read_msr(KvmVcpu& vcpu, std::uint32_t msr) {
     switch (msr) {
         case abi::kMSR_IA32_TSC:
-            return vcpu.map.wrap_scale(read_tsc(vcpu)) + vcpu.map.offset();
+            return vcpu.l1_tsc(read_tsc(vcpu));
         case abi::kMSR_IA32_TSC_ADJUST:
             if (!rules_.has_tsc_adjust) return unknown_msr(msr);
             return vcpu.tsc_adjust;
@@ -154,7 +154,7 @@ std::optional<abi::kvm_clock_pairing> KvmVm::clock_pairing(unsigned vcpu) {
     abi::kvm_clock_pairing pairing{};
     pairing.sec = real / second;
     pairing.nsec = real % second;
-    pairing.tsc = caller.map.wrap_scale(tsc) + caller.map.offset();
+    pairing.tsc = caller.l1_tsc(tsc);
     return pairing;
 }
 

@@ -49,7 +49,7 @@ Result<TscState> KvmVm::tsc_state(unsigned vcpu) {
     state.flags = TscState::kTimestampValid;
     const std::uint64_t host = read_tsc(from);
     state.nsec = static_cast<std::uint64_t>(realtime_at(from, host));
-    state.tsc = from.map.wrap_scale(host) + from.map.offset();
+    state.tsc = from.l1_tsc(host);
     if (rules_.has_tsc_adjust) {
         state.tsc_adjust = from.tsc_adjust;
         state.flags |= TscState::kTscAdjustValid;
@@ -82,7 +82,7 @@ void KvmVm::apply_tsc_state(KvmVcpu& vcpu) {
         value = passed >= 0 ? value + vcpu.ns_to_ticks.wrap_ns(now - state.nsec)
                             : value - vcpu.ns_to_ticks.wrap_ns(state.nsec - now);
     }
-    write_offset(vcpu, value - vcpu.map.wrap_scale(host));
+    write_offset(vcpu, value - vcpu.scaled(host));
     if ((state.flags & TscState::kTscAdjustValid) != 0 && rules_.has_tsc_adjust)
         vcpu.tsc_adjust = state.tsc_adjust;
     vcpu.requests |= kClockUpdate;
@@ -130,7 +130,7 @@ Status KvmVm::set_clock_guest(unsigned vcpu, const abi::pvclock_vcpu_time_info& 
     const bool master = arch_.use_master_clock;
     const bool fits = master && describes(to, page);
     if (fits) {
-        const std::uint64_t tsc = to.map.wrap_scale(arch_.master_cycle_now) + to.map.offset();
+        const std::uint64_t tsc = to.l1_tsc(arch_.master_cycle_now);
         const std::uint64_t wanted =
             page.system_time + line->scale().wrap_ns(tsc - page.tsc_timestamp);
         arch_.kvmclock_offset =

@@ -94,7 +94,7 @@ void KvmVm::update_masterclock(unsigned cpu) {
 bool KvmVm::time_update(KvmVcpu& vcpu) {
     std::uint32_t khz = cpu_khz(vcpu.thread_cpu);
     if (khz == 0) return false;
-    khz = static_cast<std::uint32_t>(vcpu.map.wrap_scale(khz));
+    if (rules_.scaling_frac_bits) khz = static_cast<std::uint32_t>(vcpu.scaled(khz));
     if (khz == 0 && rules_.at_least_one_khz) khz = 1;
     // Without that guard kvm_get_time_scale() never comes back from 0 kHz; a vCPU that never had
     // another frequency does not call it, and has no scale.
@@ -103,7 +103,7 @@ bool KvmVm::time_update(KvmVcpu& vcpu) {
     const std::uint64_t host_tsc = master ? arch_.master_cycle_now : read_tsc(vcpu);
     const std::int64_t kernel_ns =
         master ? arch_.master_kernel_ns : platform_->base_now_ns(vcpu.thread_cpu);
-    std::uint64_t tsc_timestamp = vcpu.map.wrap_scale(host_tsc) + vcpu.map.offset();
+    std::uint64_t tsc_timestamp = vcpu.l1_tsc(host_tsc);
     if (vcpu.tsc_catchup) tsc_timestamp = caught_up(vcpu, kernel_ns, tsc_timestamp);
     if (vcpu.hw_khz != khz) {
         vcpu.page_scale = time_scale(time::kNanosPerSecond, std::uint64_t{khz} * 1000);

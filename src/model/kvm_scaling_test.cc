@@ -319,6 +319,29 @@ TEST(KvmScaling, CatchUpUnderAMasterclockWaitsForItsNextSample) {
     EXPECT_TRUE(bed.vm.vcpu(0).tsc_always_catchup);
 }
 
+// A vCPU that is created at a frequency that its host cannot scale to has no multiplier, not even
+// one: KVM takes its counter for a constant and its offset for 0, while the guest reads the host's.
+// So above the host's frequency, where it is to catch up, and below, where the refusal of
+// kvm_set_tsc_khz() is not looked at. Seen on 6.1 and 6.12: the offset of the new vCPU is 0.
+TEST(KvmScaling, AVcpuThatIsCreatedAtAnotherFrequencyWithoutScalingHasNoMultiplier) {
+    for (const std::uint32_t khz : {kBedKhz + 501, kBedKhz / 2}) {
+        KvmTestVm bed{kLinux612, 1};
+        ASSERT_TRUE(bed.vm.set_vm_tsc_khz(khz));
+        ASSERT_TRUE(bed.vm.create_vcpu());
+        EXPECT_EQ(bed.vm.tsc_khz(1), khz);
+        EXPECT_EQ(bed.offset(1), 0U);
+        EXPECT_EQ(bed.vm.guest_tsc(1), bed.host.counter);
+        bed.host.counter += 1'000;
+        EXPECT_EQ(bed.vm.host_read_msr(1, abi::kMSR_IA32_TSC), 0U);
+        // A written value is its offset, on top of the host's counter.
+        bed.write_tsc(1, 1ULL << 40);
+        EXPECT_EQ(bed.offset(1), 1ULL << 40);
+        // The host's own frequency gives it its multiplier of 1, and the counter runs.
+        ASSERT_TRUE(bed.vm.set_tsc_khz(1, 0));
+        EXPECT_EQ(bed.vm.host_read_msr(1, abi::kMSR_IA32_TSC), (1ULL << 40) + bed.host.counter);
+    }
+}
+
 TEST(KvmScaling, CatchUpNeverGoesBack) {
     KvmTestVm bed;
     bed.host.is_tsc_clocksource = false;

@@ -35,7 +35,7 @@ std::uint64_t KvmVm::read_tsc(const KvmVcpu& vcpu) {
 }
 
 std::uint64_t KvmVm::offset_for(const KvmVcpu& vcpu, std::uint64_t target) {
-    return target - vcpu.map.wrap_scale(read_tsc(vcpu));
+    return target - vcpu.scaled(read_tsc(vcpu));
 }
 
 std::uint32_t KvmVm::khz_max() {
@@ -69,6 +69,7 @@ bool KvmVm::set_khz(KvmVcpu& vcpu, std::uint32_t khz) {
     const std::uint64_t high = host * (million + rules_.tolerance_ppm) / million;
     if (low <= khz && khz <= high) {
         vcpu.map = TscMap{vcpu.map.offset()};
+        vcpu.has_ratio = true;
         return true;
     }
     if (!rules_.scaling_frac_bits) {
@@ -80,6 +81,7 @@ bool KvmVm::set_khz(KvmVcpu& vcpu, std::uint32_t khz) {
     const auto map = scaled_map(khz);
     if (!map) return false;
     vcpu.map = map->with_offset(vcpu.map.offset());
+    vcpu.has_ratio = true;
     return true;
 }
 
@@ -169,7 +171,7 @@ Status KvmVm::set_tsc_offset(unsigned vcpu, std::uint64_t offset) {
     TscWrite write{};
     write.offset = offset;
     write.matched = arch_.last_tsc_khz == to.user_khz && arch_.last_tsc_offset == offset;
-    write.tsc = to.map.wrap_scale(read_tsc(to)) + offset;
+    write.tsc = to.scaled(read_tsc(to)) + offset;
     write.ns = as_u64(platform_->base_now_ns(to.thread_cpu));
     arch_.user_set_tsc = true;
     join_generation(to, write);

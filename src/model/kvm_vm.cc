@@ -71,7 +71,7 @@ Status KvmVm::set_vm_tsc_khz(std::uint32_t khz) {
 void KvmVm::load(KvmVcpu& vcpu) {
     vcpu.loaded = true;
     if (vcpu.tsc_offset_adjustment != 0) {
-        write_offset(vcpu, vcpu.map.offset() + vcpu.map.wrap_scale(vcpu.tsc_offset_adjustment));
+        write_offset(vcpu, vcpu.map.offset() + vcpu.scaled(vcpu.tsc_offset_adjustment));
         vcpu.tsc_offset_adjustment = 0;
         vcpu.requests |= kClockUpdate;
     }
@@ -226,7 +226,7 @@ Step KvmVm::step_page(KvmVcpu& vcpu) {
 void KvmVm::leave_guest(KvmVcpu& vcpu) {
     if (!vcpu.in_guest) return;
     vcpu.in_guest = false;
-    vcpu.last_guest_tsc = vcpu.map.wrap_scale(read_tsc(vcpu)) + vcpu.map.offset();
+    vcpu.last_guest_tsc = vcpu.l1_tsc(read_tsc(vcpu));
     if (vcpu.tsc_always_catchup) vcpu.requests |= kClockUpdate;
 }
 

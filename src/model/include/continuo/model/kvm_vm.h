@@ -77,6 +77,7 @@ struct TscState {
 /// One vCPU's clocks as KVM keeps them. Names are the kernel's where it has one.
 struct KvmVcpu {
     TscMap map{0};                        ///< l1_tsc_scaling_ratio and l1_tsc_offset
+    bool has_ratio = false;               ///< l1_tsc_scaling_ratio was ever written; else it is 0
     std::uint32_t user_khz = 0;           ///< virtual_tsc_khz
     PvclockScale ns_to_ticks = kNoScale;  ///< virtual_tsc_mult, virtual_tsc_shift
     std::uint64_t generation = 0;         ///< this_tsc_generation
@@ -103,6 +104,10 @@ struct KvmVcpu {
     PageUpdate update;             ///< being published, by step()
     std::uint8_t update_step = 0;  ///< its next step; 0: none is
 
+    /// kvm_scale_tsc(): what KVM itself makes of the host's counter for this vCPU.
+    std::uint64_t scaled(std::uint64_t host) const { return has_ratio ? map.wrap_scale(host) : 0; }
+    /// kvm_read_l1_tsc(): the vCPU's counter as KVM computes it.
+    std::uint64_t l1_tsc(std::uint64_t host) const { return scaled(host) + map.offset(); }
     bool page_active() const { return abi::system_time_enabled(system_time_msr); }
 };
 

@@ -28,9 +28,11 @@ void add_bench(CLI::App& program, Invocation& invocation);
 void add_capture(CLI::App& program, Invocation& invocation);
 void add_demo(CLI::App& program, Invocation& invocation);
 void add_doctor(CLI::App& program, Invocation& invocation);
+void add_explore(CLI::App& program, Invocation& invocation);
 void add_scale(CLI::App& program, Invocation& invocation);
 void add_inspect(CLI::App& program, Invocation& invocation);
 void add_plan(CLI::App& program, Invocation& invocation);
+void add_sim(CLI::App& program, Invocation& invocation);
 void add_version(CLI::App& program, Invocation& invocation);
 void add_vm(CLI::App& program, Invocation& invocation);
 

@@ -30,6 +30,8 @@ void set_up(CLI::App& program, Invocation& invocation) {
     add_scale(program, invocation);
     add_inspect(program, invocation);
     add_plan(program, invocation);
+    add_explore(program, invocation);
+    add_sim(program, invocation);
     add_bench(program, invocation);
     add_version(program, invocation);
 }

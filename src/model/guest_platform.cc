@@ -1,14 +1,12 @@
 #include "continuo/model/guest_platform.h"
 
-#include <algorithm>
-
 namespace continuo::model {
 
 std::uint32_t pvclock_tsc_khz(const time::PvclockScale& scale) {
     constexpr std::uint64_t ns_per_khz = 1'000'000;
     const std::uint64_t khz = (ns_per_khz << 32) / scale.mul();
-    const int shift = scale.shift();
-    return static_cast<std::uint32_t>(shift < 0 ? khz << -shift : khz >> shift);
+    const bool left = scale.shift() < 0;
+    return static_cast<std::uint32_t>(left ? khz << -scale.shift() : khz >> scale.shift());
 }
 
 GuestPlatform::GuestPlatform(KvmVm& l1, const KernelRules& rules, GuestClocksource clocksource,

@@ -3,7 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
 
 namespace continuo::sim {
 
@@ -23,8 +23,11 @@ constexpr std::int64_t kResynchroniseNs = 50 * kMillisecond;
 /// What REALTIME may be off and still be no stale value to anybody.
 constexpr std::int64_t kStaleNs = kMillisecond;
 
+/// Saturates: a clock that is 2^63 ns off is off.
 std::int64_t size(std::int64_t value) {
-    return value < 0 ? -value : value;
+    constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+    if (value >= 0) return value;
+    return value == std::numeric_limits<std::int64_t>::min() ? most : -value;
 }
 std::int64_t larger(std::int64_t a, std::int64_t b) {
     return size(a) >= size(b) ? a : b;

@@ -30,6 +30,7 @@ _SCALING = _TOOL.parent / "scaling/run"
 _MOVES = _TOOL.parent / "crosshost/moves"
 _TESTS = ("continuo_kvm_test", "continuo_vmm_witness_test", "continuo_vmm_migration_test")
 _JOB_SECONDS = 900
+_SEQUENCES = 2000  # of controls and guest actions, held against the model
 _SCHEMA = "continuo/lab-matrix/1"
 
 
@@ -167,6 +168,18 @@ def scaling(column: Column, results: Results) -> None:
     results.findings += [Finding(**found) for found in told["findings"]]
 
 
+def differential(column: Column, results: Results) -> None:
+    """A mismatch is an answer: no second boot for it."""
+    arguments = ["continuo_differential", "--json", "--quiet", "--sequences", str(_SEQUENCES)]
+    done = _once_more(column, arguments, _is_json)
+    if done.error or not _is_json(done):
+        _failed(results, "differential", done)
+        return
+    found, figures = differential_findings(json.loads(done.stdout))
+    results.findings.append(found)
+    results.figures.update(figures)
+
+
 Job = Callable[[Column, Results], None]
 JOBS: Dict[str, Job] = {
     "doctor": doctor,
@@ -177,7 +190,9 @@ JOBS: Dict[str, Job] = {
 
 
 def jobs_of(column: Column) -> Dict[str, Job]:
-    return {"scaling": scaling} if column.host == "x86-vmx-scaling" else JOBS
+    if column.host == "x86-vmx-scaling":
+        return {"scaling": scaling}
+    return {**JOBS, "differential": differential} if column.architecture() == "x86" else JOBS
 
 
 def _once_more(column: Column, arguments: Sequence[str], good: Callable[[Done], bool]) -> Done:
@@ -259,6 +274,19 @@ def demo_findings(told: dict) -> Tuple[List[Finding], Dict[str, str]]:
                 name = "kvmclock seam the guest read, ns"
                 seams[name] = max(seams.get(name, 0), abs(int(seen["kvmclock_seam_ns"])))
     return found, {name: str(worst) for name, worst in seams.items()}
+
+
+def differential_findings(told: dict) -> Tuple[Finding, Dict[str, str]]:
+    """Whether the kernel and the model agree, and over how much."""
+    figures = {"sequences the model agrees in": f"{told['sequences']} ({told['comparisons']} values)"}
+    if told["mismatches"]:
+        first = told["mismatches"][0]
+        what = "; ".join(f"{one['what']}: model {one['model']}, kernel {one['kernel']}"
+                         for one in first["differences"])  # fmt: skip
+        return Finding("differential", "model", FAILED, f"seed {first['seed']}: {what}"), {}
+    if told["sequences"] < _SEQUENCES:
+        return Finding("differential", "model", FAILED, f"only {told['sequences']} sequences"), figures
+    return Finding("differential", "model", WORKS), figures
 
 
 # -- the table --

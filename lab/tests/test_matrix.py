@@ -56,6 +56,20 @@ class Findings(unittest.TestCase):
         self.assertEqual(figures["tsc seam, ticks"], "4")
         self.assertEqual(figures["kvmclock seam the guest read, ns"], "1")
 
+    def test_a_model_that_agrees_and_one_that_does_not(self):
+        told = {"sequences": 2000, "comparisons": 9, "mismatches": []}
+        found, figures = matrix.differential_findings(told)
+        self.assertEqual((found.state, figures), (WORKS, {"sequences the model agrees in": "2000 (9 values)"}))
+        difference = {"what": "vCPU 0: offset", "model": "0x1", "kernel": "0x2"}
+        told["mismatches"] = [{"seed": 7, "differences": [difference]}]
+        found, _ = matrix.differential_findings(told)
+        self.assertEqual((found.state, found.note),
+                         (FAILED, "seed 7: vCPU 0: offset: model 0x1, kernel 0x2"))  # fmt: skip
+
+    def test_a_differential_run_that_was_cut_short_is_a_failure(self):
+        found, _ = matrix.differential_findings({"sequences": 12, "comparisons": 9, "mismatches": []})
+        self.assertEqual(found.state, FAILED)
+
     def test_a_certificate_that_does_not_hold_is_a_failure(self):
         certificate = {"holds": False, "clocks": [], "observed": []}
         found, _ = matrix.demo_findings({"runs": [{"policy": "freeze", "certificate": certificate}]})

@@ -65,6 +65,7 @@ void Comparison::compare(const Step& step, const Answer& answer) {
 void Comparison::compare(const View& seen) {
     const View model = account_.vm.look();
     equal("vCPUs", model.vcpus, seen.vcpus);
+    equal("the VM's kHz", model.vm_khz, seen.vm_khz);
     for (unsigned i = 0; i < std::min(model.vcpus, seen.vcpus); ++i)
         compare_vcpu(i, model.vcpu[i], seen.vcpu[i]);
     compare_wall(model, seen);

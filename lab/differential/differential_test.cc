@@ -27,6 +27,7 @@ CampaignOptions options_for(const model::KernelRules& rules, std::uint64_t seque
     options.sequences = sequences;
     options.host.khz = kKhz;
     options.abilities.host_khz = kKhz;
+    options.abilities.cpus = 2;
     options.abilities.moves_tsc = !rules.offset_stays_zero;
     return options;
 }

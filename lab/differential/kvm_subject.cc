@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <ctime>
+#include <span>
 
 #include "continuo/abi/msr.h"
 #include "continuo/kvm/counter.h"
@@ -14,22 +15,26 @@ namespace continuo::differential {
 
 namespace {
 
-/// The last of the CPUs that this thread may use: the first has the host's own work. Answers which
-/// they were.
-Result<cpu_set_t> bind_to_one_cpu() {
+Result<std::vector<std::size_t>> usable_cpus() {
     cpu_set_t may;
     CPU_ZERO(&may);
     if (::sched_getaffinity(0, sizeof may, &may) != 0)
         return kvm::kernel_failure("sched_getaffinity", errno);
-    std::size_t last = 0;
+    std::vector<std::size_t> cpus;
     for (std::size_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-        if (CPU_ISSET(cpu, &may)) last = cpu;
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(last, &one);
-    if (::sched_setaffinity(0, sizeof one, &one) != 0)
+        if (CPU_ISSET(cpu, &may)) cpus.push_back(cpu);
+    return cpus;
+}
+
+/// The calling thread runs only on these from here on.
+Status bind_to(std::span<const std::size_t> cpus) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (const std::size_t cpu : cpus)
+        CPU_SET(cpu, &set);
+    if (::sched_setaffinity(0, sizeof set, &set) != 0)
         return kvm::kernel_failure("sched_setaffinity", errno);
-    return may;
+    return {};
 }
 
 /// A refusal by the kernel is an answer; anything else ends the run.
@@ -43,11 +48,12 @@ Status answer(const Status& done, Step& step) {
 }  // namespace
 
 Result<std::unique_ptr<KvmSubject>> KvmSubject::open(std::uint32_t host_khz) {
-    const auto all_cpus = bind_to_one_cpu();
-    if (!all_cpus) return tl::unexpected(all_cpus.error());
+    auto cpus = usable_cpus();
+    if (!cpus) return tl::unexpected(cpus.error());
     auto system = kvm::System::open();
     if (!system) return tl::unexpected(system.error());
-    return std::unique_ptr<KvmSubject>{new KvmSubject{std::move(*system), host_khz, *all_cpus}};
+    return std::unique_ptr<KvmSubject>{
+        new KvmSubject{std::move(*system), host_khz, std::move(*cpus)}};
 }
 
 std::uint64_t KvmSubject::now() {
@@ -71,8 +77,8 @@ KvmSubject::~KvmSubject() {
 void KvmSubject::let_go() {
     if (letting_go_.joinable()) letting_go_.join();
     if (!vm_) return;
-    letting_go_ = std::thread{[old = std::move(vm_), all = all_cpus_]() mutable {
-        ::sched_setaffinity(0, sizeof all, &all);
+    letting_go_ = std::thread{[old = std::move(vm_), this]() mutable {
+        (void)bind_to(cpus_);
         old.reset();
     }};
 }
@@ -80,6 +86,9 @@ void KvmSubject::let_go() {
 Result<Bracket> KvmSubject::create() {
     let_go();
     vcpus_ = 0;
+    // The model's VM is made on CPU 0, and this one on its first.
+    if (auto bound = bind_to(std::span{cpus_}.first(1)); !bound)
+        return tl::unexpected(bound.error());
     Bracket at;
     at.before = now();
     auto made = kvm::ProbeVm::create(system_, 0, false);
@@ -92,6 +101,7 @@ Result<Bracket> KvmSubject::create() {
 Status KvmSubject::try_guest(Abilities& abilities) {
     if (auto made = create(); !made) return tl::unexpected(made.error());
     if (auto added = vm_->add_vcpu(); !added) return added;
+    abilities.cpus = static_cast<unsigned>(cpus_.size());
     abilities.guest_runs = vm_->guest_rdtsc(0).has_value();
     abilities.guest_msrs =
         abilities.guest_runs && vm_->guest_wrmsr(0, abi::kMSR_IA32_TSC_ADJUST, 0).has_value();
@@ -147,6 +157,9 @@ Result<VcpuView> KvmSubject::look_at(unsigned vcpu) {
 Result<View> KvmSubject::look() {
     View view;
     view.vcpus = vcpus_;
+    const auto vm_khz = vm_->vm().tsc_khz();
+    if (!vm_khz) return tl::unexpected(vm_khz.error());
+    view.vm_khz = *vm_khz;
     for (unsigned i = 0; i < vcpus_; ++i) {
         auto vcpu = look_at(i);
         if (!vcpu) return tl::unexpected(vcpu.error());
@@ -236,6 +249,10 @@ Status KvmSubject::act_on(const Act& act, Step& step) {
             data.host_tsc = act.clock.host_tsc;
             return answer(vm_->vm().set_clock(data), step);
         }
+        case OpKind::kSetVmKhz:
+            return answer(vm_->vm().set_tsc_khz(static_cast<std::uint32_t>(act.value)), step);
+        case OpKind::kMoveToCpu:
+            return bind_to(std::span{cpus_}.subspan(act.value % cpus_.size(), 1));
         case OpKind::kStopped:
             return answer(vm_->vcpu(act.vcpu).kvmclock_ctrl(), step);
         case OpKind::kClearStopped:

@@ -1,11 +1,10 @@
 // The real kernel as a subject: VMs of a few bytes of guest code on /dev/kvm, on one CPU of the
-// host, so that nothing but the acts asks the kernel for anything.
+// host at a time, so that nothing but the acts asks the kernel for anything.
 #pragma once
-
-#include <sched.h>
 
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "continuo/kvm/system.h"
 #include "probe_vm.h"
@@ -15,7 +14,7 @@ namespace continuo::differential {
 
 class KvmSubject final : public Subject {
   public:
-    /// Binds the calling thread to one of its CPUs; all calls are to come from it.
+    /// All calls are to come from the calling thread, which is bound to one of its CPUs.
     static Result<std::unique_ptr<KvmSubject>> open(std::uint32_t host_khz);
 
     /// Switches off what a guest cannot do here: run, WRMSR, hypercalls. Seen by trying.
@@ -35,8 +34,8 @@ class KvmSubject final : public Subject {
     Result<View> look() override;
 
   private:
-    KvmSubject(kvm::System system, std::uint32_t host_khz, const cpu_set_t& all_cpus)
-        : system_{std::move(system)}, host_khz_{host_khz}, all_cpus_{all_cpus} {}
+    KvmSubject(kvm::System system, std::uint32_t host_khz, std::vector<std::size_t> cpus)
+        : system_{std::move(system)}, host_khz_{host_khz}, cpus_{std::move(cpus)} {}
     Result<VcpuView> look_at(unsigned vcpu);
     Status act_on(const Act& act, Step& step);
     Status guest_acts(const Act& act, Step& step);
@@ -46,7 +45,7 @@ class KvmSubject final : public Subject {
 
     kvm::System system_;
     std::uint32_t host_khz_;
-    cpu_set_t all_cpus_;
+    std::vector<std::size_t> cpus_;  ///< that it may use, of which it uses one at a time
     std::unique_ptr<kvm::ProbeVm> vm_;
     /// Lets the VM before go, on the other CPUs: the kernel waits for grace periods there.
     std::thread letting_go_;

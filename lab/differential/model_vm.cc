@@ -116,6 +116,12 @@ Answer ModelVm::perform(const Act& act, const Moment& moment, unsigned more_entr
             answer.error =
                 error_of(kvm_.set_tsc_khz(act.vcpu, static_cast<std::uint32_t>(act.value)));
             break;
+        case OpKind::kSetVmKhz:
+            answer.error = error_of(kvm_.set_vm_tsc_khz(static_cast<std::uint32_t>(act.value)));
+            break;
+        case OpKind::kMoveToCpu:
+            move_to_cpu(static_cast<unsigned>(act.value));
+            break;
         case OpKind::kStopped:
             answer.error = error_of(kvm_.kvmclock_ctrl(act.vcpu));
             break;
@@ -132,9 +138,19 @@ Answer ModelVm::perform(const Act& act, const Moment& moment, unsigned more_entr
     return answer;
 }
 
+/// What is looked at afterwards loads each vCPU there.
+void ModelVm::move_to_cpu(unsigned cpu) {
+    kvm_.vmm_migrated(cpu);
+    for (unsigned i = 0; i < kvm_.vcpu_count(); ++i) {
+        kvm_.vcpu_migrated(i, cpu);
+        (void)kvm_.tsc_khz(i);
+    }
+}
+
 View ModelVm::look() {
     View view;
     view.vcpus = kvm_.vcpu_count();
+    view.vm_khz = kvm_.vm_tsc_khz();
     for (unsigned i = 0; i < view.vcpus; ++i) {
         const model::KvmVcpu& vcpu = kvm_.vcpu(i);
         view.vcpu[i] = {vcpu.map.offset(),

@@ -44,6 +44,7 @@ class ModelVm {
 
   private:
     Answer guest_acts(const Act& act, const Moment& moment, unsigned more_entries);
+    void move_to_cpu(unsigned cpu);
     void enter_and_exit(unsigned vcpu, const Moment& moment);
     /// A write of an MSR; guest memory keeps what it had at both addresses of a moved page.
     int write_msr(const Act& act, bool by_host);

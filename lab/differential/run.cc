@@ -105,6 +105,7 @@ Act resolve(const Op& op, const Known& known) {
             act.value = amount + (op.value == Value::kOwn ? known.view.vcpu[act.vcpu].adjust : 0);
             break;
         case OpKind::kSetKhz:
+        case OpKind::kSetVmKhz:
             act.value = op.value == Value::kOwn ? known.host_khz + amount : amount;
             break;
         case OpKind::kSystemTime:
@@ -116,6 +117,7 @@ Act resolve(const Op& op, const Known& known) {
             act.value = kWallGpa;
             break;
         case OpKind::kWait:
+        case OpKind::kMoveToCpu:
             act.value = amount;
             break;
         default:

@@ -13,24 +13,19 @@ namespace {
 using model::Random;
 
 constexpr std::array<std::string_view, kOpKinds> kNames{
-    "create vCPU",      "set offset",
-    "write TSC",        "read TSC",
-    "write adjust",     "set kHz",
-    "set clock",        "hand clock back",
-    "set clock real",   "set clock bad",
-    "system time",      "wall clock",
-    "kvmclock_ctrl",    "clear stopped",
-    "settle",           "guest RDTSC",
-    "guest write TSC",  "guest write adj.",
-    "guest syst. time", "guest wall clock",
-    "clock pairing",    "wait",
+    "create vCPU",     "set offset",       "write TSC",        "read TSC",
+    "write adjust",    "set kHz",          "set clock",        "hand clock back",
+    "set clock real",  "set clock bad",    "system time",      "wall clock",
+    "kvmclock_ctrl",   "clear stopped",    "settle",           "guest RDTSC",
+    "guest write TSC", "guest write adj.", "guest syst. time", "guest wall clock",
+    "clock pairing",   "set VM kHz",       "move to CPU",      "wait",
 };
 
 constexpr std::array<std::string_view, 5> kValueNames{"", "own", "other's", "own+1s", "own-1s"};
 
 /// How often an operation comes where all are on; 0 only by what a host lacks.
 constexpr std::array<std::uint8_t, kOpKinds> kWeights{
-    2, 8, 10, 3, 3, 4, 6, 3, 4, 1, 6, 3, 3, 3, 20, 6, 6, 5, 4, 2, 2, 3,
+    2, 8, 10, 3, 3, 4, 6, 3, 4, 1, 6, 3, 3, 3, 20, 6, 6, 5, 4, 2, 2, 2, 2, 3,
 };
 
 bool possible(OpKind kind, const Abilities& abilities) {
@@ -48,6 +43,8 @@ bool possible(OpKind kind, const Abilities& abilities) {
             return abilities.guest_runs && abilities.guest_msrs;
         case OpKind::kClockPairing:
             return abilities.guest_runs && abilities.hypercalls;
+        case OpKind::kMoveToCpu:
+            return abilities.cpus > 1;
         default:
             return true;
     }
@@ -180,7 +177,11 @@ void draw_amount(Random& random, const Abilities& abilities, Op& op) {
             op.value = random.one_in(2) ? Value::kOwn : Value::kAbsolute;
             op.amount = signed_of_any_size(random, std::int64_t{1} << 44);
             return;
+        case OpKind::kMoveToCpu:
+            op.amount = random.between(0, std::int64_t{abilities.cpus} - 1);
+            return;
         case OpKind::kSetKhz:
+        case OpKind::kSetVmKhz:
             return draw_khz(random, abilities, op);
         case OpKind::kSetClock:
             return draw_clock(random, op);
@@ -248,6 +249,10 @@ std::string text(const Act& act) {
             return std::string{name(act.kind)};
         case OpKind::kWait:
             return fmt::format("wait {} us", act.value);
+        case OpKind::kMoveToCpu:
+            return fmt::format("move to CPU {}", act.value);
+        case OpKind::kSetVmKhz:
+            return fmt::format("set VM kHz: {}", act.value);
         default:
             return fmt::format("vCPU {}: {}: {:#x}", act.vcpu, name(act.kind), act.value);
     }

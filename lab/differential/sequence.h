@@ -45,6 +45,8 @@ enum class OpKind : std::uint8_t {
     kGuestSystemTime,
     kGuestWallClock,
     kClockPairing,  ///< KVM_HC_CLOCK_PAIRING by the guest
+    kSetVmKhz,      ///< KVM_SET_TSC_KHZ of the VM: of vCPUs to come
+    kMoveToCpu,     ///< the thread of the VMM and all vCPUs goes on on another CPU; amount: which
     kWait,          ///< amount: us
 };
 inline constexpr unsigned kOpKinds = static_cast<unsigned>(OpKind::kWait) + 1;
@@ -77,6 +79,7 @@ struct Abilities {
     bool guest_msrs = true;  ///< WRMSR in the guest
     bool hypercalls = true;  ///< KVM_HC_CLOCK_PAIRING
     bool catches_up = true;  ///< KVM_SET_TSC_KHZ above the host's is taken (no scaling)
+    unsigned cpus = 1;       ///< that the thread may use
     std::uint32_t host_khz = 0;
 };
 

@@ -43,6 +43,7 @@ struct VcpuView {
 /// All that a VMM and its guest can see of the clocks, without disturbing them.
 struct View {
     unsigned vcpus = 0;
+    std::uint32_t vm_khz = 0;  ///< KVM_GET_TSC_KHZ of the VM
     std::array<VcpuView, kVcpusMax> vcpu{};
     abi::kvm_clock_data clock{};
     Bracket clock_at;  ///< around KVM_GET_CLOCK

@@ -19,7 +19,7 @@ std::uint64_t nanoseconds(const abi::pvclock_wall_clock& wall) {
 }
 
 bool enters(OpKind kind) {
-    return kind == OpKind::kSettle || kind == OpKind::kGuestReadTsc || enters_again(kind);
+    return kind == OpKind::kSettle || enters_guest(kind);
 }
 
 }  // namespace
@@ -49,11 +49,18 @@ bool Comparison::entered(unsigned vcpu) const {
 /// from the instant at which its generation began, and that one was read somewhere in a bracket.
 std::uint64_t Comparison::catch_up_error(unsigned vcpu) const {
     if (!account_.catches_up(vcpu) || !entered(vcpu)) return 0;
-    const std::uint64_t entry = account_.vm.kvm().masterclock() ? 0 : step_->at.width();
+    const std::uint64_t host_khz = platform_.tsc_khz();
+    const std::uint64_t user_khz = account_.vm.kvm().vcpu(vcpu).user_khz;
+    const bool stable = account_.vm.kvm().masterclock();
+    // The counter catches up to the instant of the sample, and runs at the host's rate from there.
+    const std::uint64_t hidden = stable ? account_.sample_width : step_->at.width();
+    const std::uint64_t faster_khz = user_khz > host_khz ? user_khz - host_khz : 0;
+    const std::uint64_t behind = (hidden / host_khz + 1) * faster_khz;
+    const std::uint64_t clock_late = stable ? 0 : step_->at.width();
     const std::uint64_t of_host =
-        account_.generation_width + entry + platform_.ticks(2 * kReadingErrorNs);
-    // In the guest's ticks, which may be shorter.
-    return of_host * (account_.vm.kvm().vcpu(vcpu).user_khz / platform_.tsc_khz() + 1);
+        account_.generation_width + clock_late + platform_.ticks(2 * kReadingErrorNs);
+    // In the guest's ticks, which are shorter.
+    return behind + of_host * (user_khz / host_khz + 1);
 }
 
 void Comparison::compare(const Step& step, const Answer& answer) {

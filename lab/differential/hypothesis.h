@@ -74,8 +74,8 @@ struct Hypothesis {
     /// The offset of a vCPU whose counter catches up follows from a clock that was read at a hidden
     /// instant: what the kernel's is ahead of the model's, ticks, and how sure that is.
     std::array<std::uint64_t, kVcpusMax> offset_ahead{};
-    std::array<std::uint64_t, kVcpusMax> catch_up_error{};
     std::uint64_t generation_width = 0;  ///< of the bracket in which the generation began
+    std::uint64_t sample_width = 0;      ///< of the one in which the masterclock's sample was taken
 
     bool catches_up(unsigned vcpu) const { return vm.kvm().vcpu(vcpu).tsc_catchup; }
 };

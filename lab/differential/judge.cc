@@ -17,11 +17,21 @@ namespace {
 /// A work item's delay counts from the last tick, which on an emulated host can be late itself (13
 /// ms seen); and it is late by whatever keeps it waiting.
 constexpr std::int64_t kWorkEarlyNs = 50'000'000;
+constexpr std::int64_t kWorkDelayNs = 100'000'000;
 constexpr std::int64_t kWorkLateNs = 100'000'000;
 constexpr unsigned kMoreEntriesMax = 10'000;
 
 /// KVM's delayed work, which asks for all pages to be written again.
-enum class WorkRan : std::uint8_t { kNo, kBefore, kBeforeEnteringAgain };
+/// The last two are interrupts without it, which matter to a vCPU that always catches up.
+enum class WorkRan : std::uint8_t {
+    kNo,
+    kBefore,
+    kInGuest,
+    kBeforeEnteringAgain,
+    kAfterwards,
+    kOnlyInterrupted,
+    kOnlyInterruptedAfterwards,
+};
 
 /// The instants at which one act is tried.
 struct Instants {
@@ -77,7 +87,7 @@ class Judge {
 
     void judge_step(std::size_t k);
     std::vector<WorkRan> work_choices(const Hypothesis& from, const Step& step);
-    Answer perform(Hypothesis& next, const Step& step, const Instants& at, unsigned more);
+    Answer perform(Hypothesis& next, const Step& step, const Instants& at, Detours detours);
     Answer perform_all_entries(Hypothesis& next, const Step& step, const Instants& at);
     void learn_what_is_hidden(Hypothesis& next, const Hypothesis& from, const Step& step,
                               const Instants& at);
@@ -196,49 +206,105 @@ Judge::Choices Judge::choices(std::size_t k) const {
 std::vector<WorkRan> Judge::work_choices(const Hypothesis& from, const Step& step) {
     const auto due = from.vm.kvm().next_work_ns();
     const std::int64_t now_ns = platform_.base_ns(step.at.after);
-    if (!due || now_ns < *due - kWorkEarlyNs) return {WorkRan::kNo};
-    std::vector<WorkRan> choices{WorkRan::kBefore};
+    const bool is_due = due && now_ns >= *due - kWorkEarlyNs;
+    // An act so long that a work item comes in it that it has asked for itself.
+    const bool is_long = platform_.ns(step.at.width()) >= kWorkDelayNs - kWorkEarlyNs;
+    std::vector<WorkRan> choices;
+    const model::KvmVm& vm = from.vm.kvm();
+    if (enters_guest(step.act.kind) && vm.vcpu(step.act.vcpu).tsc_always_catchup)
+        choices = {WorkRan::kOnlyInterrupted, WorkRan::kOnlyInterruptedAfterwards};
+    if (!is_due && !is_long) {
+        choices.push_back(WorkRan::kNo);
+        return choices;
+    }
+    if (is_due) choices.push_back(WorkRan::kBefore);
     if (enters_again(step.act.kind)) choices.push_back(WorkRan::kBeforeEnteringAgain);
-    if (now_ns <= *due + kWorkLateNs) choices.push_back(WorkRan::kNo);
+    if (enters_again(step.act.kind)) choices.push_back(WorkRan::kAfterwards);
+    if (enters_guest(step.act.kind)) choices.push_back(WorkRan::kInGuest);
+    if (!is_due || now_ns <= *due + kWorkLateNs) choices.push_back(WorkRan::kNo);
     return choices;
 }
 
-Answer Judge::perform(Hypothesis& next, const Step& step, const Instants& at, unsigned more) {
+/// The phase before which a work item ran.
+std::optional<Phase> phase_of(WorkRan work) {
+    switch (work) {
+        case WorkRan::kInGuest:
+            return Phase::kDetour;
+        case WorkRan::kBeforeEnteringAgain:
+            return Phase::kEnterAgain;
+        case WorkRan::kAfterwards:
+            return Phase::kDetourAfter;
+        default:
+            return std::nullopt;
+    }
+}
+
+/// Of publications that follow one another in one page only the last is seen.
+std::uint64_t instant_of(Phase phase, const Instants& at, OpKind kind) {
+    switch (phase) {
+        case Phase::kAct:
+            return at.act;
+        case Phase::kEnter:
+            return at.enter;
+        case Phase::kDetour:
+            return enters_again(kind) ? at.enter : at.enter_again;
+        default:
+            return at.enter_again;
+    }
+}
+
+Answer Judge::perform(Hypothesis& next, const Step& step, const Instants& at, Detours detours) {
     const std::int64_t now_ns = platform_.base_ns(step.at.after);
     const auto run_work = [&] {
         model::KvmVm& vm = next.vm.kvm();
         if (const auto due = vm.next_work_ns()) vm.run_work(std::max(*due, now_ns));
     };
     if (at.work == WorkRan::kBefore) run_work();
-    bool waits = at.work == WorkRan::kBeforeEnteringAgain;
+    auto waits_for = phase_of(at.work);
+    if (at.work == WorkRan::kInGuest || at.work == WorkRan::kOnlyInterrupted) ++detours.before;
+    if (at.work == WorkRan::kAfterwards || at.work == WorkRan::kOnlyInterruptedAfterwards)
+        ++detours.after;
     const Moment moment = [&](Phase phase) {
-        if (phase == Phase::kEnterAgain && std::exchange(waits, false)) run_work();
-        platform_.now = phase == Phase::kAct     ? at.act
-                        : phase == Phase::kEnter ? at.enter
-                                                 : at.enter_again;
+        if (phase == waits_for) {
+            waits_for.reset();
+            run_work();
+        }
+        platform_.now = instant_of(phase, at, step.act.kind);
         platform_.clock_late = phase == Phase::kAct ? at.clock_late : 0;
     };
-    return next.vm.perform(step.act, moment, more);
+    return next.vm.perform(step.act, moment, detours);
+}
+
+/// Publications of a page that the model has not made.
+unsigned missing(Hypothesis& next, const Step& step, std::uint64_t msr) {
+    const unsigned v = step.act.vcpu;
+    const bool other = abi::system_time_gpa(msr) == page_gpa(v, true);
+    const std::uint32_t seen = step.after.vcpu[v].pages[other ? 1 : 0].version;
+    const std::uint32_t more = (seen - next.vm.page(v, other).version) / 2;
+    return more > kMoreEntriesMax ? 0 : more;
 }
 
 /// A vCPU that always catches up publishes at every entry, and interrupts make more of them.
 Answer Judge::perform_all_entries(Hypothesis& next, const Step& step, const Instants& at) {
-    Hypothesis again = next;
-    const Answer answer = perform(next, step, at, 0);
     const unsigned v = step.act.vcpu;
-    if (v >= next.vm.kvm().vcpu_count() || !next.vm.kvm().vcpu(v).tsc_always_catchup) return answer;
-    const bool other = abi::system_time_gpa(step.after.vcpu[v].system_time) == page_gpa(v, true);
-    const std::uint32_t seen = step.after.vcpu[v].pages[other ? 1 : 0].version;
-    const std::uint32_t missing = (seen - next.vm.kvm().page(v).version) / 2;
-    if (missing == 0 || missing > kMoreEntriesMax) return answer;
+    Hypothesis again = next;
+    const Answer answer = perform(next, step, at, {});
+    if (!enters_guest(step.act.kind) || !next.vm.kvm().vcpu(v).tsc_always_catchup) return answer;
+    const std::uint64_t msr_before = again.vm.kvm().vcpu(v).system_time_msr;
+    const std::uint64_t msr = next.vm.kvm().vcpu(v).system_time_msr;
+    const bool moved = abi::system_time_gpa(msr_before) != abi::system_time_gpa(msr);
+    const Detours detours{moved ? missing(next, step, msr_before) : 0, missing(next, step, msr)};
+    if (detours.before == 0 && detours.after == 0) return answer;
     next = std::move(again);
-    return perform(next, step, at, missing);
+    return perform(next, step, at, detours);
 }
 
 void Judge::learn_what_is_hidden(Hypothesis& next, const Hypothesis& from, const Step& step,
                                  const Instants& at) {
     const model::KvmVm& vm = next.vm.kvm();
     if (vm.generation() != from.vm.kvm().generation()) next.generation_width = step.at.width();
+    if (vm.arch().master_cycle_now != from.vm.kvm().arch().master_cycle_now)
+        next.sample_width = step.at.width();
     if (writes_offset(step.act.kind) || step.act.kind == OpKind::kGuestWriteTsc)
         next.offset_ahead[step.act.vcpu] = 0;
     if (!sets_clock(step.act.kind) || step.error != 0) return;
@@ -366,7 +432,7 @@ Verdict Judge::run() {
     const RealtimeAnchor& real = trace_.realtime;
     platform_.anchor_realtime(middle(real.at), real.ns, platform_.ns(real.at.width()));
     platform_.now = middle(trace_.created);
-    Hypothesis first{ModelVm{platform_, rules_, host_.system_time_write_stores}, {}, {}, {}, 0};
+    Hypothesis first{ModelVm{platform_, rules_, host_.system_time_write_stores}, {}, {}, 0, 0};
     // kvmclock is 0 when the VM is made, at an instant that nothing shows.
     const std::int64_t width = platform_.ns(trace_.created.width());
     first.kvmclock_ns = {-width, width};

@@ -42,12 +42,14 @@ Result<Step> ModelSubject::perform(const Act& act) {
     Step step;
     step.act = act;
     step.at.before = now();
-    if (const auto due = vm_->kvm().next_work_ns(); due && host_.base_ns(step.at.before) >= *due)
-        vm_->kvm().run_work(host_.base_ns(step.at.before));
-    // An interrupt now and then sends the guest out and in again.
-    const unsigned more = random_.one_in(8) ? 1 : 0;
-    const Answer answer = vm_->perform(
-        act, [](Phase) {}, more);
+    // An interrupt now and then sends the guest out and in again, and work items come when due.
+    const Detours detours{random_.one_in(8) ? 1U : 0U, random_.one_in(8) ? 1U : 0U};
+    const auto work = [this](Phase) {
+        const std::int64_t now_ns = host_.base_ns(now());
+        if (const auto due = vm_->kvm().next_work_ns(); due && now_ns >= *due)
+            vm_->kvm().run_work(now_ns);
+    };
+    const Answer answer = vm_->perform(act, work, detours);
     if (act.kind == OpKind::kWait) host_.sleep_ns(act.value * 1000);
     step.at.after = now();
     step.error = answer.error;

@@ -54,16 +54,18 @@ int ModelVm::write_msr(const Act& act, bool by_host) {
     return error_of(done);
 }
 
-void ModelVm::enter_and_exit(unsigned vcpu, const Moment& moment) {
-    moment(Phase::kEnterAgain);
-    kvm_.enter(vcpu);
+void ModelVm::leave_and_enter(unsigned vcpu, const Moment& moment, Phase phase) {
     kvm_.exit(vcpu);
+    moment(phase);
+    kvm_.enter(vcpu);
 }
 
-Answer ModelVm::guest_acts(const Act& act, const Moment& moment, unsigned more_entries) {
+Answer ModelVm::guest_acts(const Act& act, const Moment& moment, const Detours& detours) {
     Answer answer;
     moment(Phase::kEnter);
     kvm_.enter(act.vcpu);
+    for (unsigned i = 0; i < detours.before; ++i)
+        leave_and_enter(act.vcpu, moment, Phase::kDetour);
     moment(Phase::kAct);
     switch (act.kind) {
         case OpKind::kGuestReadTsc:
@@ -78,17 +80,16 @@ Answer ModelVm::guest_acts(const Act& act, const Moment& moment, unsigned more_e
         default:
             answer.error = write_msr(act, false);
     }
-    kvm_.exit(act.vcpu);
     // The kernel handles a WRMSR and a hypercall itself, and the guest goes on to its OUT.
-    const unsigned again = enters_again(act.kind) ? 1 : 0;
-    for (unsigned i = 0; i < again + more_entries; ++i)
-        enter_and_exit(act.vcpu, moment);
+    if (enters_again(act.kind)) leave_and_enter(act.vcpu, moment, Phase::kEnterAgain);
+    for (unsigned i = 0; i < detours.after; ++i)
+        leave_and_enter(act.vcpu, moment, Phase::kDetourAfter);
+    kvm_.exit(act.vcpu);
     return answer;
 }
 
-Answer ModelVm::perform(const Act& act, const Moment& moment, unsigned more_entries) {
-    if (act.kind == OpKind::kGuestReadTsc || enters_again(act.kind))
-        return guest_acts(act, moment, more_entries);
+Answer ModelVm::perform(const Act& act, const Moment& moment, const Detours& detours) {
+    if (enters_guest(act.kind)) return guest_acts(act, moment, detours);
     Answer answer;
     moment(act.kind == OpKind::kSettle ? Phase::kEnter : Phase::kAct);
     switch (act.kind) {

@@ -12,12 +12,20 @@ namespace continuo::differential {
 
 /// What an act is made of; each has an instant of its own.
 enum class Phase : std::uint8_t {
-    kEnter,       ///< pending requests are carried out
-    kAct,         ///< the control itself, or what the guest does
-    kEnterAgain,  ///< after an exit that the kernel handled by itself
+    kEnter,        ///< pending requests are carried out
+    kDetour,       ///< once more, after an interrupt and before the guest's act
+    kAct,          ///< the control itself, or what the guest does
+    kEnterAgain,   ///< after an exit that the act itself caused
+    kDetourAfter,  ///< once more, after an interrupt
 };
 /// Told before each phase: whoever keeps the time may set it.
 using Moment = std::function<void(Phase)>;
+
+/// Exits for interrupts, each with a new entry.
+struct Detours {
+    unsigned before = 0;  ///< the guest's act
+    unsigned after = 0;
+};
 
 struct Answer {
     int error = 0;
@@ -32,9 +40,7 @@ class ModelVm {
             bool system_time_write_stores = false)
         : kvm_{platform, rules, 0}, system_time_write_stores_{system_time_write_stores} {}
 
-    /// `more_entries`: exits that the kernel handled by itself after the act, each with a new
-    /// entry.
-    Answer perform(const Act& act, const Moment& moment, unsigned more_entries = 0);
+    Answer perform(const Act& act, const Moment& moment, const Detours& detours = {});
     /// Without KVM_GET_CLOCK, which takes time.
     View look();
     /// The guest's memory at page_gpa(vcpu, other).
@@ -43,9 +49,9 @@ class ModelVm {
     const model::KvmVm& kvm() const { return kvm_; }
 
   private:
-    Answer guest_acts(const Act& act, const Moment& moment, unsigned more_entries);
+    Answer guest_acts(const Act& act, const Moment& moment, const Detours& detours);
     void move_to_cpu(unsigned cpu);
-    void enter_and_exit(unsigned vcpu, const Moment& moment);
+    void leave_and_enter(unsigned vcpu, const Moment& moment, Phase phase);
     /// A write of an MSR; guest memory keeps what it had at both addresses of a moved page.
     int write_msr(const Act& act, bool by_host);
     /// nullptr: at neither of the vCPU's addresses.

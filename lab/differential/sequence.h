@@ -54,6 +54,8 @@ std::string_view name(OpKind kind);
 
 /// A guest's act of which the kernel takes care by itself: the guest is entered once more.
 bool enters_again(OpKind kind);
+/// A guest's act of any kind.
+bool enters_guest(OpKind kind);
 
 struct Op {
     OpKind kind = OpKind::kSettle;

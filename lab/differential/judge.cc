@@ -101,6 +101,7 @@ class Judge {
     PinnedPlatform platform_;
     std::vector<std::string>* story_;
     std::set<std::uint64_t> cycles_;
+    bool catches_up_ = false;           ///< some vCPU of the trace does
     std::set<std::uint64_t> doubtful_;  ///< those of them of which an offset is not sure
     std::vector<Hypothesis> alive_;
     Verdict verdict_;
@@ -110,6 +111,8 @@ class Judge {
 /// inside of the bracket of the act that took it, and brackets do not overlap.
 void Judge::collect_cycles() {
     for (std::size_t k = 0; k < trace_.steps.size(); ++k) {
+        const Act& act = trace_.steps[k].act;
+        catches_up_ = catches_up_ || (act.kind == OpKind::kSetKhz && act.value > host_.khz);
         const View& old = before(k);
         const View& now = trace_.steps[k].after;
         const bool guest_moves_tsc = trace_.steps[k].act.kind == OpKind::kGuestWriteTsc;
@@ -181,7 +184,12 @@ Judge::Choices Judge::choices(std::size_t k) const {
             all.push_back({middle(bracket), middle(bracket), middle(bracket), 0, false, {}});
         return all;
     }
+    const bool hidden = enters.empty();
     if (may_mislead(bracket)) enters.push_back(middle(bracket));
+    if (catches_up_ && hidden) {
+        // A counter catches up only where it was not below 0 at the sample.
+        enters = {bracket.before, enters.front(), bracket.after};
+    }
     bool pinned = false;
     const auto acts = act_instants(k, pinned);
     for (const std::uint64_t act : acts)

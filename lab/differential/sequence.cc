@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <cstdlib>
 
 #include "continuo/model/random.h"
 
@@ -158,12 +159,12 @@ void draw_khz(Random& random, const Abilities& abilities, Op& op) {
     if (op.amount > edge - 2 && !abilities.catches_up) op.amount = 0;
 }
 
-/// Not below the host's: a vCPU created under a frequency that cannot be had is left with a ratio
-/// of 0 up to 6.12 (docs/kernel-facts.md), which is no line that the model has.
+/// Within the tolerance: a vCPU created under another frequency than the host's is left with a
+/// ratio of 0 up to 6.12 (docs/kernel-facts.md), which is no line that the model has.
 void draw_vm_khz(Random& random, const Abilities& abilities, Op& op) {
     draw_khz(random, abilities, op);
     const std::int64_t edge = std::int64_t{abilities.host_khz} * 250 / 1'000'000;
-    if (op.amount < 2 - edge) op.amount = 0;
+    if (std::abs(op.amount) > edge - 2) op.amount = 0;
 }
 
 void draw_clock(Random& random, Op& op) {

@@ -63,6 +63,12 @@ std::uint64_t Comparison::catch_up_error(unsigned vcpu) const {
     return behind + of_host * (user_khz / host_khz + 1);
 }
 
+/// A line is the raw clock's at its sample and runs at pvclock's scale from there; both rates are
+/// within 2^-22 of the counter's. Where the sample is hidden, so is what that makes.
+std::int64_t Comparison::line_error() const {
+    return kReadingErrorNs + platform_.ns(account_.sample_width) / (1 << 21);
+}
+
 void Comparison::compare(const Step& step, const Answer& answer) {
     step_ = &step;
     compare_answer(step, answer);
@@ -154,10 +160,10 @@ void Comparison::compare_page(unsigned vcpu, bool other,
     const std::int64_t early = error == 0 ? 0 : platform_.ns(static_cast<std::uint64_t>(error));
     late += early;
     const bool is = ahead(name + "system_time", model.system_time, kernel.system_time,
-                          line.low - kReadingErrorNs - early, line.high + kReadingErrorNs + late);
+                          line.low - line_error() - early, line.high + line_error() + late);
     if (!is || !stable || error != 0) return;
     const auto by = static_cast<std::int64_t>(kernel.system_time - model.system_time);
-    line.narrow(by - 1, by + 1);
+    line.narrow(by - line_error() + 1, by + line_error() - 1);
 }
 
 void Comparison::compare_clock(const View& seen) {
@@ -179,11 +185,11 @@ void Comparison::compare_stable_clock(const View& seen, const abi::kvm_clock_dat
     const std::int64_t error = platform_.realtime_error_ns(platform_.now);
     ahead("KVM_GET_CLOCK's realtime", then.realtime, seen.clock.realtime, -error, error);
     Unknown& line = account_.kvmclock_ns;
-    if (!ahead("KVM_GET_CLOCK's clock", then.clock, seen.clock.clock, line.low - kReadingErrorNs,
-               line.high + kReadingErrorNs))
+    if (!ahead("KVM_GET_CLOCK's clock", then.clock, seen.clock.clock, line.low - line_error(),
+               line.high + line_error()))
         return;
     const auto by = static_cast<std::int64_t>(seen.clock.clock - then.clock);
-    line.narrow(by - 1, by + 1);
+    line.narrow(by - line_error() + 1, by + line_error() - 1);
 }
 
 void Comparison::compare_unstable_clock(const View& seen) {
@@ -193,11 +199,11 @@ void Comparison::compare_unstable_clock(const View& seen) {
     const std::uint64_t last = account_.vm.kvm().get_clock().clock;
     const auto width = static_cast<std::int64_t>(last - first);
     Unknown& line = account_.kvmclock_ns;
-    if (!ahead("KVM_GET_CLOCK's clock", first, seen.clock.clock, line.low - kReadingErrorNs,
-               line.high + width + kReadingErrorNs))
+    if (!ahead("KVM_GET_CLOCK's clock", first, seen.clock.clock, line.low - line_error(),
+               line.high + width + line_error()))
         return;
     const auto by = static_cast<std::int64_t>(seen.clock.clock - first);
-    line.narrow(by - width - 1, by + 1);
+    line.narrow(by - width - line_error() + 1, by + line_error() - 1);
 }
 
 void Comparison::compare_wall(const View& model, const View& seen) {

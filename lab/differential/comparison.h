@@ -35,6 +35,7 @@ class Comparison {
     void compare_stable_clock(const View& seen, const abi::kvm_clock_data& model);
     void compare_unstable_clock(const View& seen);
     void compare_wall(const View& model, const View& seen);
+    std::int64_t line_error() const;
     bool entered(unsigned vcpu) const;
     std::uint64_t catch_up_error(unsigned vcpu) const;
 

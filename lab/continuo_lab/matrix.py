@@ -30,7 +30,7 @@ _SCALING = _TOOL.parent / "scaling/run"
 _MOVES = _TOOL.parent / "crosshost/moves"
 _TESTS = ("continuo_kvm_test", "continuo_vmm_witness_test", "continuo_vmm_migration_test")
 _JOB_SECONDS = 900
-_SEQUENCES = 2000  # of controls and guest actions, held against the model
+_SEQUENCES = 1000  # of controls and guest actions, held against the model
 _SCHEMA = "continuo/lab-matrix/1"
 
 

@@ -221,7 +221,7 @@ Json notice_json(vmm::VirtualMachine& machine) {
     const auto notice = vmm::read_notice(machine.memory());
     if (!notice || !*notice) return nullptr;
     Json json;
-    json["sequence"] = (*notice)->sequence;
+    json["sequence"] = (*notice)->page.migration_sequence;
     json["answers"] = (*notice)->answers;
     json["told_gap_ns"] = (*notice)->told_gap_ns;
     json["told_delta_realtime_ns"] = (*notice)->told_delta_realtime_ns;

@@ -91,7 +91,7 @@ Result<Bytes> KvmSourceVm::capture_clocks() {
     auto record = machine::capture(*clock_machine_of(*machine_, findings_));
     if (!record) return tl::unexpected(std::move(record.error()));
     if (const auto notice = read_notice(machine_->memory()); notice && *notice)
-        record->notice_sequence = (*notice)->sequence;
+        record->notice_sequence = (*notice)->page.migration_sequence;
     if (auto good = state::check(*record); !good) return tl::unexpected(std::move(good.error()));
     record_ = std::move(*record);
     return state::encode(*record_);
@@ -181,7 +181,8 @@ Status KvmDestinationVm::set_clocks(HostCount resume_at) {
                                      : machine::apply(*clocks_, *planned, options_.apply);
     if (!applied) return tl::unexpected(std::move(applied.error()));
     if (planned->notice && notice_before_) {
-        auto told = publish_notice(*machine_, *notice_before_, *planned->notice);
+        auto told =
+            publish_notice(*machine_, *notice_before_, *planned->notice, planned->gap_bound_ns);
         if (!told) return told;
         applied->notice_published = true;
     }

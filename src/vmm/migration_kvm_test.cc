@@ -119,7 +119,8 @@ Result<witness::Notice> answered_notice(VirtualMachine& machine, std::uint64_t a
         const auto notice = read_notice(machine.memory());
         if (!notice) return tl::unexpected(notice.error());
         if (!*notice) return state::fail(state::ErrorCode::kGuest, "notice", "no witness");
-        if (((*notice)->sequence & 1) == 0 && (*notice)->answers == answers) return **notice;
+        if (((*notice)->page.migration_sequence & 1) == 0 && (*notice)->answers == answers)
+            return **notice;
         if (std::chrono::steady_clock::now() > until)
             return state::fail(state::ErrorCode::kTimeout, "notice", "nobody answers");
         std::this_thread::sleep_for(1ms);
@@ -141,7 +142,7 @@ TEST_F(MigrationOnKvm, ANotifiedGuestAnswersAndNoPendingGapIsLost) {
     const auto first = answered_notice(*destination.machine(), 1);
     ASSERT_OK(first);
     const auto gap = static_cast<std::uint64_t>(destination.plan()->gap.raw());
-    EXPECT_EQ(first->sequence, 2u);
+    EXPECT_EQ(first->page.migration_sequence, 2u);
     EXPECT_EQ(first->told_gap_ns, gap);
     EXPECT_EQ(first->told_delta_realtime_ns, 0u) << "its clocks advanced";
 
@@ -151,7 +152,7 @@ TEST_F(MigrationOnKvm, ANotifiedGuestAnswersAndNoPendingGapIsLost) {
     state::Notice unanswered;
     unanswered.gap = decltype(unanswered.gap)::from_raw(123'456);
     unanswered.delta_realtime = decltype(unanswered.gap)::from_raw(7);
-    ASSERT_OK(publish_notice(*here, **read_notice(here->memory()), unanswered));
+    ASSERT_OK(publish_notice(*here, **read_notice(here->memory()), unanswered, 10));
     KvmSourceVm again{host_->system, std::move(here), host_->findings};
     KvmDestinationVm onward{host_->system, host_->findings, arrival};
     ends = migrate(again, onward, address());
@@ -163,7 +164,7 @@ TEST_F(MigrationOnKvm, ANotifiedGuestAnswersAndNoPendingGapIsLost) {
     ASSERT_OK(onward.machine()->stop());
     const auto end = read_notice(onward.machine()->memory());
     ASSERT_OK(end);
-    EXPECT_EQ((*end)->sequence, 6u);
+    EXPECT_EQ((*end)->page.migration_sequence, 6u);
     EXPECT_EQ((*end)->answers, 2u);
     EXPECT_EQ((*end)->told_gap_ns,
               gap + 123'456 + static_cast<std::uint64_t>(onward.plan()->gap.raw()));

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "continuo/abi/time_travel_host.h"
 #include "witness_boot.h"
 
 extern "C" const std::byte continuo_witness_begin[];
@@ -12,6 +13,8 @@ extern "C" const std::byte continuo_witness_end[];
 namespace continuo::vmm {
 
 namespace {
+
+constexpr std::uint64_t kReleaseNoticeAfterNs = 5'000'000'000;
 
 using namespace witness;
 using state::ErrorCode;
@@ -158,16 +161,30 @@ Result<std::optional<Notice>> read_notice(const kvm::GuestMemory& memory) {
     return std::optional<Notice>{control->notice};
 }
 
-Status publish_notice(VirtualMachine& machine, const Notice& before, const state::Notice& notice) {
-    const bool pending = (before.sequence & 1) != 0;
-    Notice next = before;
-    next.sequence = before.sequence + (pending ? 2 : 1);
-    next.gap_ns = (pending ? before.gap_ns : 0) + static_cast<std::uint64_t>(notice.gap.raw());
-    next.delta_realtime_ns = (pending ? before.delta_realtime_ns : 0) +
-                             static_cast<std::uint64_t>(notice.delta_realtime.raw());
+// There is no device that would carry the host's numbers from host to host: they are the guest's
+// own, as it came. No reader of REALTIME is held here, so nobody looks for an answer in time.
+Status publish_notice(VirtualMachine& machine, const Notice& before, const state::Notice& notice,
+                      std::uint64_t bound_ns) {
+    const abi::time_travel_page& page = before.page;
+    const bool open = (page.migration_sequence & 1) != 0;
+    const abi::TimeTravelState came{page.migration_sequence,
+                                    page.time_travelled_ns,
+                                    page.gap_ns,
+                                    page.maxerror_ns,
+                                    open ? page.time_travelled_ns - page.accounted_ns : 0,
+                                    false};
+    auto host = abi::TimeTravelHost::restore(came, kReleaseNoticeAfterNs, 0);
+    CONTINUO_CHECK(host);
+    const abi::TimeTravel travel{notice.delta_realtime.raw(),
+                                 static_cast<std::uint64_t>(notice.gap.raw()), bound_ns};
     constexpr std::uint64_t gpa = kControl + offsetof(Control, notice);
     machine.mark_dirty(gpa);
-    return machine.memory().write_object(gpa, next);
+    const abi::TimeTravelStores stores = host->raise(travel, page.migration_sequence, 0);
+    for (const abi::TimeTravelStore& store : stores.list()) {
+        Status stored = machine.memory().store(gpa + store.offset, store.value);
+        if (!stored) return stored;
+    }
+    return {};
 }
 
 Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second) {

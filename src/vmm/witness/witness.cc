@@ -4,6 +4,8 @@
 // clocks.h of the architecture.
 #include "clocks.h"
 #include "payload.h"
+// After clocks.h, which chooses the counter.
+#include "continuo/guest/time_travel_page.h"
 
 using namespace continuo::vmm::witness;
 
@@ -69,19 +71,20 @@ class Watch {
         report_.loops = report_.loops + 1;
     }
 
-    /// The sums are taken only where nobody published or answered meanwhile.
+    /// As a kernel's interrupt handler, which runs on one CPU; for a step of REALTIME it notes one.
     void take_notice() {
+        if (report_.vcpu != 0) return;
         Notice& notice = control_.notice;
-        std::uint64_t sequence = load(notice.sequence);
-        if ((sequence & 1) == 0) return;
-        const std::uint64_t gap = load(notice.gap_ns);
-        const std::uint64_t delta = load(notice.delta_realtime_ns);
-        if (!__atomic_compare_exchange_n(&notice.sequence, &sequence, sequence + 1, false,
-                                         __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-            return;
-        __atomic_fetch_add(&notice.told_gap_ns, gap, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&notice.told_delta_realtime_ns, delta, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&notice.answers, 1, __ATOMIC_RELEASE);
+        auto* page = reinterpret_cast<continuo_time_travel_page*>(&notice.page);
+        continuo_travel travel;
+        while (continuo_travel_pending(page, &travel) != 0) {
+            const std::uint64_t gaps = load(notice.page.gap_ns);
+            const auto delta = static_cast<std::uint64_t>(travel.delta_ns);
+            __atomic_fetch_add(&notice.told_delta_realtime_ns, delta, __ATOMIC_RELAXED);
+            if (continuo_travel_answer(page, &travel) == 0) continue;
+            __atomic_store_n(&notice.told_gap_ns, gaps, __ATOMIC_RELAXED);
+            __atomic_fetch_add(&notice.answers, 1, __ATOMIC_RELEASE);
+        }
     }
 
     EpochRecord& slot() { return report_.epochs[epoch_ % kEpochSlots]; }

@@ -30,7 +30,8 @@ class TimeTravelStores {
     constexpr void add(std::size_t offset, std::uint64_t value) {
         stores_[count_++] = {offset, value};
     }
-    constexpr std::span<const TimeTravelStore> list() const { return {stores_.data(), count_}; }
+    constexpr std::span<const TimeTravelStore> list() const& { return {stores_.data(), count_}; }
+    std::span<const TimeTravelStore> list() const&& = delete;  // would outlive what it shows
     constexpr bool empty() const { return count_ == 0; }
 
   private:

@@ -53,7 +53,7 @@ Result<std::optional<witness::Notice>> read_notice(const kvm::GuestMemory& memor
 /// Tells the witness of a gap, on top of what was pending in `before`, with which it may be called
 /// again: the last call counts. The VM is stopped.
 Status publish_notice(VirtualMachine& machine, const witness::Notice& before,
-                      const state::Notice& notice);
+                      const state::Notice& notice, std::uint64_t bound_ns);
 
 /// Has the workload go on at another rate; at once, also while the VM runs.
 Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second);

@@ -1,8 +1,8 @@
 // The memory that the witness guest and its host share: where everything lies in guest-physical
 // memory, the control page that the host writes, and the report that each vCPU keeps. Compiled
-// into the guest as well (freestanding), so it includes nothing but fixed-width integers. Every
-// offset is asserted: the two sides are separate programs. What only one architecture has (tables,
-// ports, gates) is in its own witness_machine.h.
+// into the guest as well (freestanding), so it includes nothing but fixed-width integers and
+// layouts. Every offset is asserted: the two sides are separate programs. What only one
+// architecture has (tables, ports, gates) is in its own witness_machine.h.
 //
 // The guest has two clocks. `counter` is the one that it reads without help: TSC on x86-64, CNTVCT
 // on arm64. `clock` is the second: on x86-64 kvmclock in ns, computed from that same counter value
@@ -11,6 +11,8 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#include "continuo/abi/time_travel.h"
 
 namespace continuo::vmm::witness {
 
@@ -34,7 +36,7 @@ inline constexpr std::uint64_t kIdentityMapBytes = 1ull << 30;
 inline constexpr std::uint32_t kExitFault = 0xdead;  ///< a vCPU took an exception: see its report
 
 inline constexpr std::uint64_t kMagic = 0x53534e5449574f43;  ///< "COWITNSS"
-inline constexpr std::uint32_t kVersion = 3;
+inline constexpr std::uint32_t kVersion = 4;
 
 /// The first bytes of the payload. On x86-64 more follows (x86/.../witness_machine.h).
 struct ImageHeader {
@@ -52,22 +54,16 @@ inline constexpr std::uint32_t kFlagTscAdjust = 1u << 1;  ///< CPUID has TSC_ADJ
 /// CNTVCT and CNTPCT have one offset, so CNTPCT lies between two readings of CNTVCT (arm64).
 inline constexpr std::uint32_t kFlagOneOffset = 1u << 2;
 
-/// What the host tells the guest of gaps, and what the guest has taken note of. A stand-in for the
-/// device that tells a real guest. `sequence` is odd while the guest has not answered; whichever
-/// vCPU moves it to even with one compare-and-exchange has taken exactly the sums that stood there.
-/// A host that publishes into a pending notice adds to its sums and raises `sequence` by two, so
-/// that no gap is lost and no vCPU answers sums that it has not read.
+/// The notice page (docs/formats/time-travel.md), within the control page until there is a device
+/// that has one of its own, and what the guest has taken note of. vCPU 0 answers.
 struct Notice {
-    std::uint64_t sequence;
-    std::uint64_t gap_ns;             ///< since the last answer
-    std::uint64_t delta_realtime_ns;  ///< since the last answer
-    std::uint64_t answers;            ///< written by the guest, as the next two
-    std::uint64_t told_gap_ns;        ///< all gaps answered
-    std::uint64_t told_delta_realtime_ns;
+    abi::time_travel_page page;
+    std::uint64_t answers;                 ///< written by the guest, as the next two
+    std::uint64_t told_gap_ns;             ///< all gaps answered
+    std::uint64_t told_delta_realtime_ns;  ///< the sum of what a guest would have stepped by
 };
-static_assert(offsetof(Notice, gap_ns) == 8 && offsetof(Notice, delta_realtime_ns) == 16 &&
-              offsetof(Notice, answers) == 24 && offsetof(Notice, told_gap_ns) == 32 &&
-              offsetof(Notice, told_delta_realtime_ns) == 40 && sizeof(Notice) == 48);
+static_assert(offsetof(Notice, answers) == 128 && offsetof(Notice, told_gap_ns) == 136 &&
+              offsetof(Notice, told_delta_realtime_ns) == 144 && sizeof(Notice) == 152);
 
 /// What the host tells the guest. The host may change the words marked "live" at any time.
 struct Control {
@@ -94,7 +90,7 @@ static_assert(offsetof(Control, flags) == 16 && offsetof(Control, timer_period) 
               offsetof(Control, tsc_adjust_request) == 48 &&
               offsetof(Control, cross_pages_a_loop) == 56 &&
               offsetof(Control, counter_last) == 120 && offsetof(Control, clock_last) == 184 &&
-              offsetof(Control, notice) == 248 && sizeof(Control) == 296);
+              offsetof(Control, notice) == 248 && sizeof(Control) == 400);
 
 /// One look at the two clocks.
 struct Reading {

@@ -1,6 +1,6 @@
 #include "kvm_vm_pool.h"
 
-#define XXH_INLINE_ALL
+#define XXH_INLINE_ALL 1  // as a cross build says it, too
 #include <xxhash.h>
 
 namespace continuo::explore {

@@ -1,6 +1,6 @@
 #include "continuo/explore/state_store.h"
 
-#define XXH_INLINE_ALL
+#define XXH_INLINE_ALL 1  // as a cross build says it, too
 #include <xxhash.h>
 
 #include <cstring>

@@ -159,14 +159,6 @@ void draw_khz(Random& random, const Abilities& abilities, Op& op) {
     if (op.amount > edge - 2 && !abilities.catches_up) op.amount = 0;
 }
 
-/// Within the tolerance: a vCPU created under another frequency than the host's is left with a
-/// ratio of 0 up to 6.12 (docs/kernel-facts.md), which is no line that the model has.
-void draw_vm_khz(Random& random, const Abilities& abilities, Op& op) {
-    draw_khz(random, abilities, op);
-    const std::int64_t edge = std::int64_t{abilities.host_khz} * 250 / 1'000'000;
-    if (std::abs(op.amount) > edge - 2) op.amount = 0;
-}
-
 void draw_clock(Random& random, Op& op) {
     constexpr std::int64_t kDay = 86'400'000'000'000;
     op.value = random.one_in(3) ? Value::kAbsolute : Value::kOwn;
@@ -190,7 +182,6 @@ void draw_amount(Random& random, const Abilities& abilities, Op& op) {
             op.amount = random.between(0, std::int64_t{abilities.cpus} - 1);
             return;
         case OpKind::kSetVmKhz:
-            return draw_vm_khz(random, abilities, op);
         case OpKind::kSetKhz:
             return draw_khz(random, abilities, op);
         case OpKind::kSetClock:

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "command.h"
+#include "compare_command.h"
 
 namespace continuo::cli {
 
@@ -31,6 +32,7 @@ void set_up(CLI::App& program, Invocation& invocation) {
     add_inspect(program, invocation);
     add_plan(program, invocation);
     add_explore(program, invocation);
+    add_compare(program, invocation);
     add_sim(program, invocation);
     add_bench(program, invocation);
     add_version(program, invocation);

@@ -5,6 +5,8 @@
 
 namespace continuo::cli {
 
+void add_sim_list(CLI::App& sim, Invocation& invocation);
 void add_sim_replay(CLI::App& sim, Invocation& invocation);
+void add_sim_run(CLI::App& sim, Invocation& invocation);
 
 }  // namespace continuo::cli

@@ -186,6 +186,12 @@ std::string_view name(Bug bug) {
 std::string_view meaning(Bug bug) {
     return kBugTexts[static_cast<std::size_t>(bug)].meaning;
 }
+std::optional<Invariant> invariant_from_name(std::string_view wanted) {
+    for (std::size_t i = 0; i < kInvariants; ++i)
+        if (name(static_cast<Invariant>(i)) == wanted) return static_cast<Invariant>(i);
+    return std::nullopt;
+}
+
 std::optional<Bug> bug_from_name(std::string_view wanted) {
     for (std::size_t i = 0; i < kBugs; ++i)
         if (kBugTexts[i].name == wanted) return static_cast<Bug>(i);

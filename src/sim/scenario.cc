@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <memory>
 
+#include "continuo/sim/oracle.h"
+#include "continuo/sim/strategy.h"
 #include "toml_section.h"
 
 namespace continuo::sim {
@@ -222,6 +224,27 @@ void read_faults(TomlFile& file, const toml::table& table, Scenario& scenario) {
         section.ppm(name(static_cast<Fault>(i)), scenario.faults[i]);
 }
 
+KeepSpec read_must_keep(TomlFile& file, const toml::table& table) {
+    KeepSpec keep;
+    Section section{file, table, "must_keep"};
+    section.words("strategies", keep.strategies);
+    for (const std::string& strategy : keep.strategies)
+        if (strategy_from_name(strategy) == nullptr)
+            section.fail("strategies", fmt::format("no strategy is named \"{}\"", strategy),
+                         "Expected one of those that `continuo sim list` has");
+    std::vector<std::string> invariants;
+    section.words("invariants", invariants);
+    if (!section.has("invariants")) keep.invariants = ~0U;
+    for (const std::string& word : invariants) {
+        if (const auto invariant = invariant_from_name(word))
+            keep.invariants |= 1U << static_cast<unsigned>(*invariant);
+        else
+            section.fail("invariants", fmt::format("no invariant is named \"{}\"", word),
+                         "Expected one of those that `continuo sim list` has");
+    }
+    return keep;
+}
+
 void read_limits(TomlFile& file, const toml::table& table, Limits& limits) {
     Section section{file, table, "limits"};
     section.number("steps", limits.steps, {1, 100'000'000});
@@ -253,6 +276,8 @@ void read_story(TomlFile& file, Section& top, Scenario& scenario) {
                  fmt::format("Expected 1 to {} of [[move]]", kMovesMax));
     for (const toml::table* event : top.tables("event"))
         if (!file.failed()) scenario.events.push_back(read_event(file, *event, scenario));
+    for (const toml::table* keep : top.tables("must_keep"))
+        if (!file.failed()) scenario.must_keeps.push_back(read_must_keep(file, *keep));
     if (const toml::table* faults = top.table("fault")) read_faults(file, *faults, scenario);
     if (const toml::table* limits = top.table("limits"))
         read_limits(file, *limits, scenario.limits);
@@ -277,6 +302,16 @@ VmmSpec usual_vmm() {
 }
 
 }  // namespace
+
+bool Scenario::must_keep(const Strategy& strategy, Invariant invariant) const {
+    const std::uint32_t wanted = 1U << static_cast<unsigned>(invariant);
+    return std::any_of(must_keeps.begin(), must_keeps.end(), [&](const KeepSpec& keep) {
+        const auto& names = keep.strategies;
+        const bool named =
+            names.empty() || std::find(names.begin(), names.end(), strategy.name()) != names.end();
+        return named && (keep.invariants & wanted) != 0;
+    });
+}
 
 Result<Scenario> parse_scenario(std::string_view toml, std::string_view file_name) {
     TomlFile file{file_name};

@@ -125,6 +125,17 @@ void Section::text(std::string_view key, std::string& out) {
         wrong(*node, key, "a string");
 }
 
+void Section::words(std::string_view key, std::vector<std::string>& out) {
+    const toml::node* node = find(key);
+    if (node == nullptr) return;
+    const toml::array* array = node->as_array();
+    if (array == nullptr) return wrong(*node, key, "an array of strings");
+    for (const toml::node& item : *array) {
+        if (!item.is_string()) return wrong(item, key, "a string in double quotes");
+        out.push_back(**item.as_string());
+    }
+}
+
 std::optional<std::size_t> Section::choice(std::string_view key,
                                            std::span<const std::string_view> words) {
     const toml::node* node = find(key);

@@ -57,6 +57,8 @@ class Section {
     void ppm(std::string_view key, Ppm& out);
     void flag(std::string_view key, bool& out);
     void text(std::string_view key, std::string& out);
+    /// An array of strings.
+    void words(std::string_view key, std::vector<std::string>& out);
     /// The index of the word that stands there.
     std::optional<std::size_t> choice(std::string_view key,
                                       std::span<const std::string_view> words);

@@ -37,15 +37,15 @@ def document(done):
     return json.loads(done.stdout.decode("utf-8"), object_pairs_hook=unique_keys)
 
 
-def json_of(*arguments, stdin=b"", code=DONE):
-    done = run(*arguments, "--json", stdin=stdin)
+def json_of(*arguments, stdin=b"", code=DONE, timeout=60):
+    done = run(*arguments, "--json", stdin=stdin, timeout=timeout)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return document(done)
 
 
-def error_of(*arguments, stdin=b"", code):
+def error_of(*arguments, stdin=b"", code, timeout=60):
     """The JSON error of a command that must fail with this code, and that says the same on stderr."""
-    done = run(*arguments, "--json", stdin=stdin)
+    done = run(*arguments, "--json", stdin=stdin, timeout=timeout)
     assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     error = document(done)["error"]
     assert set(error) == {"code", "where", "what", "advice", "errno"}, error

@@ -33,6 +33,7 @@ enum class Invariant : std::uint8_t {
 inline constexpr std::size_t kInvariants = static_cast<std::size_t>(Invariant::kCount);
 /// "counter_per_vcpu", ...
 std::string_view name(Invariant invariant);
+std::optional<Invariant> invariant_from_name(std::string_view name);
 /// One sentence.
 std::string_view meaning(Invariant invariant);
 /// "1" to "8" of design.md, or the item of a thread: "S1.7".

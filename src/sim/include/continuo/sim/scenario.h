@@ -126,6 +126,15 @@ struct EventSpec {
     Draw size;
 };
 
+class Strategy;
+enum class Invariant : std::uint8_t;
+
+/// What must not be broken in this scenario, by whom: the rest may be, as what a design costs.
+struct KeepSpec {
+    std::vector<std::string> strategies;  ///< none: every strategy
+    std::uint32_t invariants = 0;         ///< bit by Invariant
+};
+
 /// What a run may cost before it is given up.
 struct Limits {
     std::uint32_t steps = 100'000;
@@ -147,7 +156,10 @@ struct Scenario {
         1'000'000'000;                  ///< clocks are looked at again so long after the entry
     std::int64_t ordered_read_ns = 20;  ///< two reads on two CPUs that are ordered lie so far apart
     Limits limits;
+    std::vector<KeepSpec> must_keeps;
 
+    /// The scenario says that this strategy must keep this invariant.
+    bool must_keep(const Strategy& strategy, Invariant invariant) const;
     Ppm fault(Fault which) const { return faults[static_cast<std::size_t>(which)]; }
     const SiteSpec& site(Site which) const { return vmm.sites[static_cast<std::size_t>(which)]; }
 };

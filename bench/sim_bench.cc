@@ -1,0 +1,158 @@
+// The simulator: four-vCPU migrations a second on one core with each strategy, beside the least
+// that a migration on the model can be; how threads scale; and what it needs of memory. What is
+// compared is measured in turn, many times, because the machine's speed drifts within one run.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "continuo/abi/msr.h"
+#include "continuo/model/kvm_vm.h"
+#include "continuo/model/platform.h"
+#include "continuo/sim/compare.h"
+
+namespace {
+
+using namespace continuo;
+using Clock = std::chrono::steady_clock;
+
+constexpr double kWanted = 200'000;
+constexpr int kRounds = 7;
+
+/// Two hosts of one frequency, four vCPUs, eight moves there and back.
+constexpr std::string_view kScenario = R"(
+name = "bench"
+[[host]]
+name = "a"
+drift_ppb = [-40_000, 40_000]
+[[host]]
+name = "b"
+drift_ppb = [-40_000, 40_000]
+[[move]]
+to = "b"
+[[move]]
+to = "a"
+[[move]]
+to = "b"
+[[move]]
+to = "a"
+[[move]]
+to = "b"
+[[move]]
+to = "a"
+[[move]]
+to = "b"
+[[move]]
+to = "a"
+)";
+
+double seconds_of(const auto& body) {
+    const Clock::time_point begin = Clock::now();
+    body();
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+    std::nth_element(values.begin(),
+                     values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+    return values[values.size() / 2];
+}
+
+/// A VM of four vCPUs made, its offsets and kvmclock written, its vCPUs entered: what no strategy
+/// can leave out.
+double floor_seconds(int migrations) {
+    model::HostPlatform host{2'000'000};
+    std::uint64_t sum = 0;
+    const double seconds = seconds_of([&] {
+        for (int i = 0; i < migrations; ++i) {
+            host.counter += 1'000'000;
+            model::KvmVm vm{host, model::KernelRules::linux(6, 12), 4};
+            for (unsigned v = 0; v < 4; ++v) {
+                (void)vm.host_write_msr(v, abi::kMSR_KVM_SYSTEM_TIME_NEW, 0x1001 + 64 * v);
+                (void)vm.set_tsc_offset(v, 12'345);
+            }
+            abi::kvm_clock_data clock{};
+            clock.clock = 1'000'000;
+            (void)vm.set_clock(clock);
+            for (unsigned v = 0; v < 4; ++v)
+                vm.enter(v);
+            sum += vm.guest_tsc(3);
+        }
+    });
+    // Read, so that nothing of it can be left out.
+    if (sum == 1) fmt::print("\n");
+    return seconds / migrations;
+}
+
+sim::Work work_of(const sim::Scenario& scenario, std::vector<const sim::Strategy*> strategies,
+                  std::uint64_t seeds) {
+    return sim::Work{{scenario}, std::move(strategies), {1, seeds}};
+}
+
+void one_core(const sim::Scenario& scenario) {
+    constexpr std::uint64_t seeds = 500;
+    const double moves = static_cast<double>(scenario.moves.size());
+    fmt::print("{:<32}{:>16}{:>12}{:>14}\n", "strategy", "migrations/s", "of floor", ">= 200 000");
+    for (const sim::Strategy* strategy : sim::all_strategies()) {
+        const sim::Work work = work_of(scenario, {strategy}, seeds);
+        std::vector<double> rates;
+        std::vector<double> ratios;
+        for (int round = 0; round < kRounds; ++round) {
+            const double floor = floor_seconds(2'000);
+            const double each =
+                seconds_of([&] { (void)sim::compare(work, 1); }) / (moves * double(seeds));
+            rates.push_back(1 / each);
+            ratios.push_back(floor / each);
+        }
+        const double rate = median(rates);
+        fmt::print("{:<32}{:>16.0f}{:>12.3f}{:>14}\n", strategy->name(), rate, median(ratios),
+                   rate >= kWanted ? "yes" : "no");
+    }
+}
+
+void scaling(const sim::Scenario& scenario) {
+    const unsigned cores = std::max(std::thread::hardware_concurrency(), 1U);
+    const auto all = sim::all_strategies();
+    const sim::Work work = work_of(scenario, {all.begin(), all.end()}, 400);
+    fmt::print("\n{:<12}{:>16}{:>24}\n", "threads", "scaling", ">= 0.9 a core");
+    for (unsigned jobs = 2; jobs <= cores; jobs *= 2) {
+        std::vector<double> each;
+        for (int round = 0; round < kRounds; ++round) {
+            const double one = seconds_of([&] { (void)sim::compare(work, 1); });
+            const double many = seconds_of([&] { (void)sim::compare(work, jobs); });
+            each.push_back(one / many / jobs);
+        }
+        const double value = median(each);
+        fmt::print("{:<12}{:>16.3f}{:>24}\n", jobs, value, value >= 0.9 ? "yes" : "no");
+    }
+    if (cores == 1) fmt::print("not measured: this machine has one core\n");
+}
+
+void memory() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    fmt::print(
+        "\nmemory: {} bytes a run's result, {} bytes a tally (one for each strategy in each "
+        "scenario, in each thread), {} KiB at most in all\n",
+        sizeof(sim::RunResult), sizeof(sim::Tally), usage.ru_maxrss);
+}
+
+}  // namespace
+
+int main() {
+    const auto scenario = sim::parse_scenario(kScenario, "bench");
+    if (!scenario) {
+        fmt::print("{}\n", scenario.error().message());
+        return 1;
+    }
+    one_core(*scenario);
+    scaling(*scenario);
+    memory();
+    return 0;
+}

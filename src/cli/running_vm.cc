@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <type_traits>
 
+#include "continuo/vmm/confinement.h"
 #include "continuo/vmm/witness_names.h"
 #include "progress.h"
 #include "text.h"
@@ -184,13 +185,18 @@ class RunningVm {
         vmm::MigrationOptions options;
         options.observer = [this, round = 0](vmm::Step step) mutable {
             // What it printed here is printed here, up to its last byte.
-            options_.console.print(*vm_->machine());
+            if (auto* machine = vm_->machine()) options_.console.print(*machine);
             if (step == vmm::Step::kSourceRound) progress("pre-copy, round {}", ++round);
             if (step == vmm::Step::kSourceStop) progress("the guest is stopped");
             if (step == vmm::Step::kSourceCommit) progress("the VM is handed over");
         };
         progress("sending the VM to {}", address->text());
-        return outcome_json(vmm::send_vm(std::move(*connection), *vm_, connect, options));
+        std::optional<vmm::SourceOutcome> outcome;
+        const auto confined = vmm::run_confined(vmm::Confinement::kMigration, [&] {
+            outcome = vmm::send_vm(std::move(*connection), *vm_, connect, options);
+        });
+        if (!confined) return tl::unexpected(confined.error());
+        return outcome_json(*outcome);
     }
 
     Result<Json> outcome_json(const vmm::SourceOutcome& outcome) {

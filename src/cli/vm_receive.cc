@@ -6,6 +6,7 @@
 
 #include "arrival.h"
 #include "certificate_table.h"
+#include "continuo/vmm/confinement.h"
 #include "number.h"
 #include "policy_option.h"
 #include "progress.h"
@@ -106,7 +107,11 @@ Result<ExitCode> run(const Options& options) {
     if (!receiver) return tl::unexpected(std::move(receiver.error()));
     progress("listening on {}", (*receiver)->address().text());
     vmm::KvmDestinationVm vm{host->system, host->findings, settings->arrival};
-    auto outcome = (*receiver)->receive(vm, {}, settings->wait);
+    Result<vmm::DestinationOutcome> outcome = vmm::Discarded{};
+    const auto confined = vmm::run_confined(vmm::Confinement::kMigration, [&] {
+        outcome = (*receiver)->receive(vm, {}, settings->wait);
+    });
+    if (!confined) return tl::unexpected(confined.error());
     if (!outcome) return tl::unexpected(std::move(outcome.error()));
     if (const auto* discarded = std::get_if<vmm::Discarded>(&*outcome))
         return tl::unexpected(discarded->reason);

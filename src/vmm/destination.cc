@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "continuo/kvm/counter.h"
+#include "continuo/vmm/confinement.h"
 #include "continuo/vmm/migration.h"
 #include "protocol.h"
 
@@ -304,7 +305,10 @@ Result<std::unique_ptr<Receiver>> Receiver::open(const Address& address) {
     receiver->listener_ = std::move(*listener);
     receiver->wake_ = kvm::Fd{::eventfd(0, EFD_CLOEXEC)};
     if (!receiver->wake_) return kvm::kernel_failure("eventfd", errno);
-    receiver->thread_ = std::thread{[self = receiver.get()] { self->serve(); }};
+    // Where no filter can be set it does not listen, as receive() cannot be called confined either.
+    receiver->thread_ = std::thread{[self = receiver.get()] {
+        if (confine_this_thread(Confinement::kMigration)) self->serve();
+    }};
     return receiver;
 }
 

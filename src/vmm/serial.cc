@@ -31,6 +31,8 @@ constexpr std::uint8_t kDataReady = 0x01;      // line status
 constexpr std::uint8_t kTransmitterIdle = 0x60;  // holding register and shift register are empty
 constexpr std::uint8_t kModemPresent =
     0xb0;  // modem status: carrier, data set ready, clear to send
+constexpr std::uint8_t kInterruptsMask = 0x0f;
+constexpr std::uint8_t kModemControlMask = 0x1f;
 constexpr std::size_t kFifoBytes = 16;
 
 }  // namespace
@@ -138,7 +140,7 @@ void SerialPort::transmit(std::uint8_t byte) {
 void SerialPort::set_interrupt_enable(std::uint8_t value) {
     const bool asks_now = (value & ~registers_.interrupt_enable & kOnTransmitterEmpty) != 0;
     if (asks_now && console_.has_room()) registers_.transmitter_empty_pending = 1;
-    registers_.interrupt_enable = value & 0x0f;
+    registers_.interrupt_enable = value & kInterruptsMask;
 }
 
 void SerialPort::set_fifo_control(std::uint8_t value) {
@@ -172,7 +174,7 @@ void SerialPort::write(std::uint16_t offset, std::uint8_t value) {
             registers_.line_control = value;
             break;
         case kModemControl:
-            registers_.modem_control = value & 0x1f;
+            registers_.modem_control = value & kModemControlMask;
             break;
         case kLineStatus:
         case kModemStatus:
@@ -209,12 +211,15 @@ SerialState SerialPort::state() const {
 void SerialPort::load(const SerialState& state) {
     const std::lock_guard lock{mutex_};
     registers_ = state;
+    registers_.interrupt_enable &= kInterruptsMask;
+    registers_.modem_control &= kModemControlMask;
     registers_.received.clear();
     const std::size_t taken = std::min(state.received.size(), kReceivedMax);
     received_.assign(state.received.begin(),
                      state.received.begin() + static_cast<std::ptrdiff_t>(taken));
     // A transmitter that waited for room does not wait here, and a guest hears so twice unharmed.
-    registers_.transmitter_empty_pending = 1;
+    if ((registers_.interrupt_enable & kOnTransmitterEmpty) != 0)
+        registers_.transmitter_empty_pending = 1;
     interrupt_ = wants_interrupt();
     set_interrupt_(interrupt_);
 }

@@ -10,31 +10,17 @@
 #include <functional>
 #include <mutex>
 #include <span>
-#include <vector>
 
 #include "continuo/vmm/console.h"
+#include "continuo/vmm/serial_state.h"
 
 namespace continuo::vmm {
-
-/// The registers and the bytes that the guest has not read yet.
-struct SerialState {
-    std::uint8_t interrupt_enable = 0;
-    std::uint8_t fifo_control = 0;
-    std::uint8_t line_control = 0;
-    std::uint8_t modem_control = 0;
-    std::uint8_t scratch = 0;
-    std::uint8_t transmitter_empty_pending = 0;  ///< its interrupt has not been seen: 0 or 1
-    std::uint16_t divisor = 0;
-    std::vector<std::uint8_t> received;
-
-    friend bool operator==(const SerialState&, const SerialState&) = default;
-};
 
 /// Any method, any thread.
 class SerialPort {
   public:
     static constexpr std::uint16_t kRegisters = 8;
-    static constexpr std::size_t kReceivedMax = 4096;
+    static constexpr std::size_t kReceivedMax = SerialState::kReceivedMax;
 
     /// `set_interrupt` moves the interrupt line; called where it changes, under the port's lock.
     SerialPort(Console& console, std::function<void(bool)> set_interrupt)

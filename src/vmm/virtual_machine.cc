@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "continuo/kvm/counter.h"
+#include "continuo/vmm/confinement.h"
 #include "continuo/vmm/witness_abi.h"
 
 namespace continuo::vmm {
@@ -141,6 +142,8 @@ VirtualMachine::~VirtualMachine() {
 
 void VirtualMachine::thread_main(std::uint32_t index) {
     unblock_kick();
+    const Status confined = confine_this_thread(Confinement::kVcpu);
+    if (!confined) set_failure(confined.error());
     Runner& self = runners_[index];
     std::unique_lock lock{mutex_};
     for (;;) {
@@ -159,7 +162,7 @@ void VirtualMachine::thread_main(std::uint32_t index) {
             vcpus_[index].set_immediate_exit(false);
             const std::optional<HostCount> gate = gate_;
             lock.unlock();
-            run_guest(index, gate);
+            if (confined) run_guest(index, gate);
             lock.lock();
         }
         if (--busy_ == 0) done_.notify_all();

@@ -23,8 +23,9 @@ stty -echo
 """
 
 
-def initrd(path, script):
-    """Writes an initramfs whose first process is busybox's shell with `script`; its console is ttyS0."""
+def initrd(path, script, programs=()):
+    """Writes an initramfs whose first process is busybox's shell with `script`; its console is ttyS0. `programs` are
+    static ones, for /bin."""
     busybox = shutil.which("busybox")
     if busybox is None:
         raise FileNotFoundError("busybox: install Debian's busybox-static")
@@ -34,9 +35,18 @@ def initrd(path, script):
     for folder in ("/proc", "/sys", "/bin", "/tmp"):
         archive.directory(folder)
     archive.file("/bin/busybox", pathlib.Path(busybox).read_bytes(), 0o755)
+    for program in programs:
+        archive.file(f"/bin/{program.name}", program.read_bytes(), 0o755)
     archive.file("/init", HEAD + script.encode(), 0o755)
     archive.finish()
     path.write_bytes(gzip.compress(out.getvalue(), 6, mtime=0))
+
+
+def compiled(source, program):
+    """A static program of one C file."""
+    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", str(program), str(source)],
+                   check=True)
+    return program
 
 
 def kernel(path, series="6.12"):

@@ -1,9 +1,10 @@
-"""`continuo vm run --kernel` on an emulated host: an unmodified Linux of Debian's, with two CPUs, told what to do through
-its serial console."""
+"""An unmodified Linux of Debian's, with two CPUs, in VMs on an emulated host: it boots, listens to its serial console,
+resets and switches itself off; and it moves live while both CPUs read their clocks."""
 
 import json
 import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import unittest
@@ -55,24 +56,98 @@ exit $code
 """
 
 
+# The guest's shell hands each line to the loop, which answers for it.
+MOVING_GUEST = """
+mkfifo /tmp/ask
+clock_loop </tmp/ask &
+exec 3>/tmp/ask
+echo "guest: ready"
+while read -r line; do
+    case $line in
+    off) poweroff -f ;;
+    *) echo ask >&3 ;;
+    esac
+done
+"""
+
+# Moves the VM to a second process under one policy, and on to a third under another.
+MOVING_HOST = """
+cd "$1"
+export TMPDIR=$1
+await() {{  # text, how often, where
+    while [ "$(grep -c "$1" $3)" -lt "$2" ]; do
+        kill -0 $vm || {{ cat printed* >&2; exit 99; }}
+        sleep 0.2
+    done
+}}
+mkfifo typed1 typed2 typed3
+{program} vm run --kernel vmlinuz --initrd initrd.gz --cpus 2 --memory 128M --input typed1 --control one --json \\
+    --append 'console=ttyS0 panic=-1 quiet' >run.json 2>printed1 &
+vm=$!
+await 'guest: ready' 1 printed1
+sleep 1
+echo ask >typed1
+await 'clocks:' 1 printed1
+number=1
+from=one
+for policy in advance freeze; do
+    number=$((number + 1))
+    {program} vm receive --listen unix:migration$number --policy $policy --input typed$number --control to$number --json \\
+        >receive$number.json 2>printed$number &
+    vm=$!
+    await 'listening' 1 printed$number
+    {program} vm send --control $from --to unix:migration$number --json >send$number.json || {{ cat printed* >&2; exit 98; }}
+    from=to$number
+    sleep 1
+    echo ask >typed$number
+    await 'clocks:' 1 printed$number
+done
+echo off >typed3
+wait $vm
+code=$?
+cat printed* >&2
+cat run.json send2.json receive2.json send3.json receive3.json
+exit $code
+"""
+
+
+def in_lab(guest, host, programs=()):
+    """What `host`, a script, did and said on an emulated host, with `guest` as the guest's script: (exit code, answer of
+    continuo-lab)."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        linux_guest.kernel(folder / "vmlinuz")
+        built = [linux_guest.compiled(source, folder / source.stem) for source in programs]
+        linux_guest.initrd(folder / "initrd.gz", guest, built)
+        program = os.path.realpath(PROGRAM)
+        (folder / "inside.sh").write_text(host.format(program=program))
+        files = [folder / "vmlinuz", folder / "initrd.gz", folder / "inside.sh", program]
+        done = subprocess.run(
+            [str(ROOT / "lab/continuo-lab"), "run", "--host", "x86-svm", "--kernel", "6.12", "--json", "--quiet",
+             "--timeout", "600", *[word for file in files for word in ("--file", str(file))], "--",
+             "sh", str(folder / "inside.sh"), str(folder)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900)
+        return done.returncode, json.loads(done.stdout)
+
+
+def documents(text):
+    """JSON documents one after the other."""
+    decoder = json.JSONDecoder()
+    found = []
+    while text.strip():
+        text = text.lstrip()
+        document, end = decoder.raw_decode(text)
+        found.append(document)
+        text = text[end:]
+    return found
+
+
 class LinuxGuest(unittest.TestCase):
     def test_boots_listens_resets_and_switches_off(self):
-        with tempfile.TemporaryDirectory() as name:
-            folder = pathlib.Path(name)
-            linux_guest.kernel(folder / "vmlinuz")
-            linux_guest.initrd(folder / "initrd.gz", GUEST)
-            program = os.path.realpath(PROGRAM)
-            (folder / "inside.sh").write_text(HOST.format(program=program))
-            files = [folder / "vmlinuz", folder / "initrd.gz", folder / "inside.sh", program]
-            done = subprocess.run(
-                [str(ROOT / "lab/continuo-lab"), "run", "--host", "x86-svm", "--kernel", "6.12", "--json", "--quiet",
-                 "--timeout", "500", *[word for file in files for word in ("--file", str(file))], "--",
-                 "sh", str(folder / "inside.sh"), str(folder)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900)
-        answer = json.loads(done.stdout)
+        code, answer = in_lab(GUEST, HOST)
         printed = answer.get("stderr", "")
-        self.assertEqual(done.returncode, 0, (answer.get("error"), printed[-5000:]))
-        result = json.loads(answer["stdout"])
+        self.assertEqual(code, 0, (answer.get("error"), printed[-5000:]))
+        result, = documents(answer["stdout"])
         self.assertEqual((result["ended_by"], result["resets"], result["exit_code"]), ("power-off", 1, None))
         lines = [line.strip() for line in printed.splitlines() if line.startswith("guest: ")]
         boot = ["guest: linux " + answer["kernel"], "guest: clocksource kvm-clock", "guest: available kvm-clock tsc",
@@ -82,6 +157,30 @@ class LinuxGuest(unittest.TestCase):
         self.assertEqual(lines[5:7], ["guest: ready", "guest: heard how do you do"])
         self.assertEqual(lines[7:11], boot, "and again after the reset")
         self.assertIn("started again, time 1", printed)
+
+    def test_moves_live_while_both_cpus_read_their_clocks(self):
+        code, answer = in_lab(MOVING_GUEST, MOVING_HOST, [pathlib.Path(__file__).parent / "clock_loop.c"])
+        printed = answer.get("stderr", "")
+        self.assertEqual(code, 0, (answer.get("error"), printed[-5000:]))
+        ran, sent_first, first, sent_again, second = documents(answer["stdout"])
+        self.assertEqual(ran["ended_by"], "moved")
+        for sent, received, policy in ((sent_first, first, "advance"), (sent_again, second, "freeze")):
+            self.assertEqual(sent["outcome"], "moved")
+            certificate = received["certificate"]
+            self.assertEqual(certificate["policy"], policy)
+            self.assertTrue(certificate["holds"])
+            seams = [row["seam"] for row in certificate["clocks"] if row["clock"] == "tsc"]
+            self.assertEqual(seams, [0, 0])
+            kvmclock, = [row["seam"] for row in certificate["clocks"] if row["clock"] == "kvmclock"]
+            self.assertLessEqual(abs(kvmclock), 2)
+        told = re.findall(r"clocks: loops (\d+) backward (\d+) forward_ns (\d+) monotonic_ns (\d+)", printed)
+        self.assertEqual(len(told), 3, printed[-5000:])
+        before, advanced, frozen = [tuple(map(int, line)) for line in told]
+        self.assertEqual([line[1] for line in (before, advanced, frozen)], [0, 0, 0], "steps back")
+        self.assertLess(before[0], advanced[0])
+        self.assertLess(advanced[0], frozen[0])
+        # The gap of the advancing move is in the guest's clock, that of the freezing one is not.
+        self.assertGreaterEqual(advanced[2], first["migration"]["downtime_ns"] // 2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ VmState sample_vm_state() {
     VmState state;
     for (std::uint32_t chip = 0; chip < state.irqchips.size(); ++chip)
         state.irqchips[chip].chip_id = chip;
+    state.serial.interrupt_enable = 5;
+    state.serial.received = {'a', 'b'};
+    state.pm1_enable = 0x20;
     VcpuState vcpu;
     vcpu.xcrs.emplace();
     vcpu.xsave.assign(4096, std::byte{0});

@@ -17,6 +17,8 @@ constexpr std::size_t kXsaveMax = 1u << 20;
 enum Tag : std::uint32_t {
     kTagIrqchip = 1,
     kTagPit = 2,
+    kTagSerial = 3,
+    kTagPm1 = 4,
     kTagMpState = 16,
     kTagRegs = 17,
     kTagSregs = 18,
@@ -35,10 +37,45 @@ struct WireMsr {
 };
 static_assert(sizeof(WireMsr) == 16);
 
+/// What was received and not read follows.
+struct WireSerial {
+    std::uint8_t interrupt_enable;
+    std::uint8_t fifo_control;
+    std::uint8_t line_control;
+    std::uint8_t modem_control;
+    std::uint8_t scratch;
+    std::uint8_t transmitter_empty_pending;
+    std::uint16_t divisor;
+};
+static_assert(sizeof(WireSerial) == 8);
+
+struct WirePm1 {
+    std::uint16_t enable;
+    std::uint16_t zero;
+};
+static_assert(sizeof(WirePm1) == 4);
+
 /// What every vCPU has, MSRs not counted: a claim of more vCPUs than that takes no memory.
 constexpr std::size_t kVcpuBytesMin = 7 * sizeof(ItemHeader) + sizeof(kvm_mp_state) +
                                       sizeof(kvm_regs) + sizeof(kvm_sregs) +
                                       sizeof(kvm_lapic_state) + sizeof(kvm_vcpu_events) + kXsaveMin;
+
+/// A device at reset is left out: so a guest that uses none can go to a release that has none.
+void encode_devices(StateWriter& out, const VmState& state) {
+    const SerialState& serial = state.serial;
+    if (serial != SerialState{}) {
+        const WireSerial wire{serial.interrupt_enable, serial.fifo_control,
+                              serial.line_control,     serial.modem_control,
+                              serial.scratch,          serial.transmitter_empty_pending,
+                              serial.divisor};
+        std::vector<std::byte> body(sizeof wire);
+        std::memcpy(body.data(), &wire, sizeof wire);
+        const auto received = std::as_bytes(std::span{serial.received});
+        body.insert(body.end(), received.begin(), received.end());
+        out.item(kTagSerial, kWholeVm, std::span<const std::byte>{body});
+    }
+    if (state.pm1_enable != 0) out.item(kTagPm1, kWholeVm, WirePm1{state.pm1_enable, 0});
+}
 
 void encode_vcpu(StateWriter& out, std::uint32_t index, const VcpuState& vcpu) {
     out.item(kTagMpState, index, vcpu.mp_state);
@@ -88,9 +125,39 @@ class Decoder {
             case kTagPit:
                 if (auto once = vm_seen_.mark(item, 3); !once) return once;
                 return copy_item(item, state_.pit);
+            case kTagSerial:
+                if (auto once = vm_seen_.mark(item, 4); !once) return once;
+                return serial(item);
+            case kTagPm1:
+                if (auto once = vm_seen_.mark(item, 5); !once) return once;
+                return pm1(item);
             default:
                 return unknown_item(item);
         }
+    }
+
+    Status serial(const StateItem& item) {
+        WireSerial wire;
+        if (item.body.size() < sizeof wire ||
+            item.body.size() - sizeof wire > SerialState::kReceivedMax)
+            return damaged_state(item.offset, "a serial port has 8 to 4104 bytes");
+        std::memcpy(&wire, item.body.data(), sizeof wire);
+        SerialState& out = state_.serial;
+        out = {wire.interrupt_enable, wire.fifo_control,
+               wire.line_control,     wire.modem_control,
+               wire.scratch,          wire.transmitter_empty_pending,
+               wire.divisor,          {}};
+        for (const std::byte byte : item.body.subspan(sizeof wire))
+            out.received.push_back(std::to_integer<std::uint8_t>(byte));
+        return {};
+    }
+
+    Status pm1(const StateItem& item) {
+        WirePm1 wire;
+        if (auto copied = copy_item(item, wire); !copied) return copied;
+        if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
+        state_.pm1_enable = wire.enable;
+        return {};
     }
 
     Status vcpu_item(const StateItem& item) {
@@ -173,6 +240,7 @@ std::vector<std::byte> encode_state(const VmState& state) {
     for (const kvm_irqchip& chip : state.irqchips)
         out.item(kTagIrqchip, kWholeVm, chip);
     out.item(kTagPit, kWholeVm, state.pit);
+    encode_devices(out, state);
     for (std::uint32_t i = 0; i < state.vcpus.size(); ++i)
         encode_vcpu(out, i, state.vcpus[i]);
     return out.take();

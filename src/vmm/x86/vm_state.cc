@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "continuo/abi/msr.h"
+#include "devices.h"
 
 namespace continuo::vmm {
 
@@ -158,6 +159,8 @@ Result<VmState> save_state(VirtualMachine& machine, const kvm::System& system) {
     }
     if (auto done = take(machine.vm().get_pit(), state.pit); !done)
         return tl::unexpected(std::move(done.error()));
+    state.serial = machine.board().devices().serial().state();
+    state.pm1_enable = machine.board().devices().pm1_enable();
     for (const kvm::Vcpu& vcpu : machine.vcpus()) {
         auto saved = save_vcpu(vcpu, machine.board().xsave_bytes(), wanted);
         if (!saved) return tl::unexpected(std::move(saved.error()));
@@ -172,6 +175,9 @@ Status load_state(VirtualMachine& machine, const VmState& state) {
         if (auto done = machine.vm().set_irqchip(chip); !done) return done;
     }
     if (auto done = machine.vm().set_pit(state.pit); !done) return done;
+    // After the interrupt controllers, whose input it moves.
+    machine.board().devices().serial().load(state.serial);
+    machine.board().devices().set_pm1_enable(state.pm1_enable);
     for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
         if (auto done = load_vcpu(machine.vcpus()[i], state.vcpus[i]); !done) return done;
     }

@@ -79,6 +79,42 @@ TEST(VmStateCodec, FlippedHeadersNeverCrash) {
     }
 }
 
+VmState with_devices() {
+    VmState state = sample(2);
+    state.serial = {0x05, 0x01, 0x13, 0x0b, 0x5a, 1, 0x0c01, {'a', 'b', 'c'}};
+    state.pm1_enable = 0x20;
+    return state;
+}
+
+TEST(VmStateCodec, DevicesComeBackAndThoseAtResetTakeNoBytes) {
+    const VmState state = with_devices();
+    const auto back = decode_state(encode_state(state));
+    ASSERT_TRUE(back) << back.error().message();
+    EXPECT_EQ(back->serial, state.serial);
+    EXPECT_EQ(back->pm1_enable, 0x20);
+    EXPECT_EQ(encode_state(state).size(), encode_state(sample(2)).size() + 16 + 8 + 3 + 16 + 4);
+    const auto none = decode_state(encode_state(sample(2)));
+    ASSERT_TRUE(none);
+    EXPECT_EQ(none->serial, SerialState{});
+}
+
+TEST(VmStateCodec, DevicesAreCutOffNamedAndOnlyOnce) {
+    const auto bytes = encode_state(with_devices());
+    for (std::size_t length = 0; length < bytes.size(); length += 3)
+        ASSERT_FALSE(decode_state(std::span{bytes}.first(length))) << length;
+    VmState long_one = with_devices();
+    long_one.serial.received.assign(SerialState::kReceivedMax + 1, 0);
+    EXPECT_EQ(decode_state(encode_state(long_one)).error().code, state::ErrorCode::kMalformed);
+    const std::size_t serial = 16 + 3 * (16 + sizeof(kvm_irqchip)) + 16 + sizeof(kvm_pit_state2);
+    auto twice = bytes;
+    twice.insert(twice.end(), bytes.begin() + static_cast<std::ptrdiff_t>(serial),
+                 bytes.begin() + static_cast<std::ptrdiff_t>(serial) + 16 + 8 + 3);
+    EXPECT_EQ(decode_state(twice).error().code, state::ErrorCode::kMalformed);
+    auto reserved = bytes;
+    reserved[serial + 16 + 8 + 3 + 16 + 2] = std::byte{1};
+    EXPECT_EQ(decode_state(reserved).error().code, state::ErrorCode::kMalformed);
+}
+
 void expect_refused(std::vector<std::byte> bytes, std::size_t at, std::uint32_t word,
                     state::ErrorCode code) {
     std::memcpy(bytes.data() + at, &word, sizeof word);

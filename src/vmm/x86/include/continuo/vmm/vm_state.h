@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "continuo/vmm/serial_state.h"
 #include "continuo/vmm/virtual_machine.h"
 
 namespace continuo::vmm {
@@ -40,6 +41,8 @@ struct VcpuState {
 struct VmState {
     std::array<kvm_irqchip, 3> irqchips{};  ///< by chip id: PIC master, PIC slave, IOAPIC
     kvm_pit_state2 pit{};
+    SerialState serial;            ///< COM1
+    std::uint16_t pm1_enable = 0;  ///< ACPI's PM1 enable register
     std::vector<VcpuState> vcpus;
 };
 

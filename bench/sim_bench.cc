@@ -3,10 +3,12 @@
 // compared is measured in turn, many times, because the machine's speed drifts within one run.
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <thread>
 #include <utility>
@@ -52,10 +54,22 @@ to = "b"
 to = "a"
 )";
 
-double seconds_of(const auto& body) {
+/// How long the body took by the wall clock, and on the processors: the second is what counts where
+/// others use the machine too.
+struct Took {
+    double wall = 0;
+    double cpu = 0;
+};
+double cpu_seconds() {
+    timespec now{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+Took time_of(const auto& body) {
     const Clock::time_point begin = Clock::now();
+    const double cpu_begin = cpu_seconds();
     body();
-    return std::chrono::duration<double>(Clock::now() - begin).count();
+    return {std::chrono::duration<double>(Clock::now() - begin).count(), cpu_seconds() - cpu_begin};
 }
 
 double median(std::vector<double> values) {
@@ -69,22 +83,23 @@ double median(std::vector<double> values) {
 double floor_seconds(int migrations) {
     model::HostPlatform host{2'000'000};
     std::uint64_t sum = 0;
-    const double seconds = seconds_of([&] {
-        for (int i = 0; i < migrations; ++i) {
-            host.counter += 1'000'000;
-            model::KvmVm vm{host, model::KernelRules::linux(6, 12), 4};
-            for (unsigned v = 0; v < 4; ++v) {
-                (void)vm.host_write_msr(v, abi::kMSR_KVM_SYSTEM_TIME_NEW, 0x1001 + 64 * v);
-                (void)vm.set_tsc_offset(v, 12'345);
+    const double seconds =
+        time_of([&] {
+            for (int i = 0; i < migrations; ++i) {
+                host.counter += 1'000'000;
+                model::KvmVm vm{host, model::KernelRules::linux(6, 12), 4};
+                for (unsigned v = 0; v < 4; ++v) {
+                    (void)vm.host_write_msr(v, abi::kMSR_KVM_SYSTEM_TIME_NEW, 0x1001 + 64 * v);
+                    (void)vm.set_tsc_offset(v, 12'345);
+                }
+                abi::kvm_clock_data clock{};
+                clock.clock = 1'000'000;
+                (void)vm.set_clock(clock);
+                for (unsigned v = 0; v < 4; ++v)
+                    vm.enter(v);
+                sum += vm.guest_tsc(3);
             }
-            abi::kvm_clock_data clock{};
-            clock.clock = 1'000'000;
-            (void)vm.set_clock(clock);
-            for (unsigned v = 0; v < 4; ++v)
-                vm.enter(v);
-            sum += vm.guest_tsc(3);
-        }
-    });
+        }).cpu;
     // Read, so that nothing of it can be left out.
     if (sum == 1) fmt::print("\n");
     return seconds / migrations;
@@ -106,7 +121,7 @@ void one_core(const sim::Scenario& scenario) {
         for (int round = 0; round < kRounds; ++round) {
             const double floor = floor_seconds(2'000);
             const double each =
-                seconds_of([&] { (void)sim::compare(work, 1); }) / (moves * double(seeds));
+                time_of([&] { (void)sim::compare(work, 1); }).cpu / (moves * double(seeds));
             rates.push_back(1 / each);
             ratios.push_back(floor / each);
         }
@@ -116,20 +131,31 @@ void one_core(const sim::Scenario& scenario) {
     }
 }
 
+double load_average() {
+    double load = 0;
+    return getloadavg(&load, 1) == 1 ? load : 0;
+}
+
+/// Scaling by the wall clock is what a user sees, and means something on a quiet machine alone; by
+/// CPU time it is what the threads cost each other.
 void scaling(const sim::Scenario& scenario) {
     const unsigned cores = std::max(std::thread::hardware_concurrency(), 1U);
     const auto all = sim::all_strategies();
     const sim::Work work = work_of(scenario, {all.begin(), all.end()}, 400);
-    fmt::print("\n{:<12}{:>16}{:>24}\n", "threads", "scaling", ">= 0.9 a core");
+    fmt::print("\n{:<12}{:>16}{:>16}{:>16}   (load before: {:.1f} on {} cores)\n", "threads",
+               "by wall clock", "by CPU time", ">= 0.9 a core", load_average(), cores);
     for (unsigned jobs = 2; jobs <= cores; jobs *= 2) {
-        std::vector<double> each;
+        std::vector<double> wall;
+        std::vector<double> cpu;
         for (int round = 0; round < kRounds; ++round) {
-            const double one = seconds_of([&] { (void)sim::compare(work, 1); });
-            const double many = seconds_of([&] { (void)sim::compare(work, jobs); });
-            each.push_back(one / many / jobs);
+            const Took one = time_of([&] { (void)sim::compare(work, 1); });
+            const Took many = time_of([&] { (void)sim::compare(work, jobs); });
+            wall.push_back(one.wall / many.wall / jobs);
+            cpu.push_back(one.cpu / many.cpu);
         }
-        const double value = median(each);
-        fmt::print("{:<12}{:>16.3f}{:>24}\n", jobs, value, value >= 0.9 ? "yes" : "no");
+        const double value = median(wall);
+        fmt::print("{:<12}{:>16.3f}{:>16.3f}{:>16}\n", jobs, value, median(cpu),
+                   value >= 0.9 ? "yes" : "no");
     }
     if (cores == 1) fmt::print("not measured: this machine has one core\n");
 }

@@ -215,7 +215,8 @@ std::string broken_text(const Comparison& comparison, const std::vector<Tally>& 
             table.add({text_of(comparison.work.strategies[i]->name()),
                        text_of(sim::name(static_cast<Invariant>(j))),
                        fmt::format("{} of {}", tally.broken, tally.checked),
-                       show_ns_unsigned(tally.worst.value),
+                       // What either holds or does not has no size but 1.
+                       tally.worst.value > 1 ? show_ns_unsigned(tally.worst.value) : "-",
                        comparison.work.scenarios[tally.worst.run.scenario].name,
                        std::to_string(tally.worst.run.seed)});
         }

@@ -15,7 +15,7 @@ namespace continuo::sim {
 
 namespace {
 
-const char* const kUpton = "Oliver Upton, 2021";
+constexpr const char* kUpton = "Oliver Upton, 2021";
 
 constexpr std::int64_t kMilli = 1'000'000;
 

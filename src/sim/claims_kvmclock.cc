@@ -16,8 +16,8 @@ using model::HostPlatform;
 using model::KernelRules;
 using model::KvmVm;
 
-const char* const kKrcmar = "Radim Krcmar, 2015";
-const char* const kTosatti = "Marcelo Tosatti, 2015";
+constexpr const char* kKrcmar = "Radim Krcmar, 2015";
+constexpr const char* kTosatti = "Marcelo Tosatti, 2015";
 
 constexpr std::uint32_t kKhz = 2'000'000;
 constexpr unsigned kVcpus = 4;

@@ -16,8 +16,8 @@ using model::HostPlatform;
 using model::KernelRules;
 using model::KvmVm;
 
-const char* const kTosatti = "Marcelo Tosatti, 2020";
-const char* const kLevitsky = "Maxim Levitsky, 2020";
+constexpr const char* kTosatti = "Marcelo Tosatti, 2020";
+constexpr const char* kLevitsky = "Maxim Levitsky, 2020";
 
 constexpr std::uint32_t kKhz = 2'000'000;
 constexpr unsigned kVcpus = 4;

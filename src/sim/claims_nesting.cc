@@ -20,8 +20,8 @@ using model::HostPlatform;
 using model::KernelRules;
 using model::KvmVm;
 
-const char* const kBonzini = "Paolo Bonzini, 2017";
-const char* const kGleixner = "Thomas Gleixner, 2017";
+constexpr const char* kBonzini = "Paolo Bonzini, 2017";
+constexpr const char* kGleixner = "Thomas Gleixner, 2017";
 
 constexpr std::uint32_t kKhz = 2'095'078;
 constexpr unsigned kVcpus = 2;

@@ -12,8 +12,8 @@ namespace {
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kMilli = 1'000'000;
 
-const char* const kUpton = "Oliver Upton, 2022";
-const char* const kFranke = "Daniel Franke, 2022";
+constexpr const char* kUpton = "Oliver Upton, 2022";
+constexpr const char* kFranke = "Daniel Franke, 2022";
 
 Scenario with_blackout(std::int64_t ns) {
     Scenario scenario = plain_scenario();

@@ -11,8 +11,8 @@ namespace continuo::sim {
 
 namespace {
 
-const char* const kTosatti = "Marcelo Tosatti, 2020";
-const char* const kLevitsky = "Maxim Levitsky, 2020";
+constexpr const char* kTosatti = "Marcelo Tosatti, 2020";
+constexpr const char* kLevitsky = "Maxim Levitsky, 2020";
 
 constexpr std::int64_t kMilli = 1'000'000;
 constexpr std::int64_t kSecond = 1'000'000'000;

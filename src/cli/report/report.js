@@ -18,7 +18,7 @@ function element(tag, attributes, ...children) {
 
 /// A length of time with the unit that suits it, to 3 digits.
 function showNs(ns) {
-    const units = [[86400e9, "d"], [3600e9, "h"], [1e9, "s"], [1e6, "ms"], [1e3, "µs"]];
+    const units = [[31556952e9, "y"], [86400e9, "d"], [3600e9, "h"], [1e9, "s"], [1e6, "ms"], [1e3, "µs"]];
     for (const [size, name] of units)
         if (ns >= size)
             return `${Number((ns / size).toPrecision(3))} ${name}`;
@@ -58,7 +58,9 @@ function invariantCell(verdict) {
     if (verdict.broken === 0)
         return element("td", {class: "cell kept"}, "kept");
     const where = `${verdict.scenario}, seed ${verdict.seed}`;
-    return element("td", {class: "cell broken", title: where}, element("b", {}, showNs(verdict.worst_ns)),
+    // What either holds or does not has no size but 1.
+    const size = verdict.worst_ns > 1 ? showNs(verdict.worst_ns) : "broken";
+    return element("td", {class: "cell broken", title: where}, element("b", {}, size),
                    element("small", {}, share(verdict.broken, verdict.checked)), element("small", {}, where));
 }
 

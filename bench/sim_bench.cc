@@ -136,26 +136,51 @@ double load_average() {
     return getloadavg(&load, 1) == 1 ? load : 0;
 }
 
-/// Scaling by the wall clock is what a user sees, and means something on a quiet machine alone; by
-/// CPU time it is what the threads cost each other.
+/// Threads that share nothing and touch no memory: what this machine gives to so many of them, at
+/// the moment. As much for each thread as for one alone.
+double loop_wall(unsigned jobs) {
+    constexpr std::uint64_t turns = 150'000'000;
+    std::vector<std::uint64_t> ends(jobs);
+    const auto turn = [&ends](unsigned job) {
+        std::uint64_t x = job + 1;
+        for (std::uint64_t i = 0; i < turns; ++i)
+            x = x * 6364136223846793005U + 1442695040888963407U;
+        ends[job] = x;
+    };
+    return time_of([&] {
+               std::vector<std::jthread> others;
+               for (unsigned job = 1; job < jobs; ++job)
+                   others.emplace_back(turn, job);
+               turn(0);
+           })
+        .wall;
+}
+
+/// By the wall clock, beside an empty loop on as many threads, in turn: a machine whose cores are
+/// taken scales nothing. By CPU time it is what the threads cost each other.
 void scaling(const sim::Scenario& scenario) {
     const unsigned cores = std::max(std::thread::hardware_concurrency(), 1U);
     const auto all = sim::all_strategies();
     const sim::Work work = work_of(scenario, {all.begin(), all.end()}, 400);
-    fmt::print("\n{:<12}{:>16}{:>16}{:>16}   (load before: {:.1f} on {} cores)\n", "threads",
-               "by wall clock", "by CPU time", ">= 0.9 a core", load_average(), cores);
+    fmt::print("\n{:<9}{:>15}{:>15}{:>15}{:>10}{:>9}   (load before: {:.1f} on {} cores)\n",
+               "threads", "by wall clock", "an empty loop", "by CPU time", "of loop", ">= 0.9",
+               load_average(), cores);
     for (unsigned jobs = 2; jobs <= cores; jobs *= 2) {
         std::vector<double> wall;
         std::vector<double> cpu;
+        std::vector<double> loop;
+        std::vector<double> ratio;
         for (int round = 0; round < kRounds; ++round) {
             const Took one = time_of([&] { (void)sim::compare(work, 1); });
             const Took many = time_of([&] { (void)sim::compare(work, jobs); });
             wall.push_back(one.wall / many.wall / jobs);
             cpu.push_back(one.cpu / many.cpu);
+            loop.push_back(loop_wall(1) / loop_wall(jobs));
+            ratio.push_back(wall.back() / loop.back());
         }
-        const double value = median(wall);
-        fmt::print("{:<12}{:>16.3f}{:>16.3f}{:>16}\n", jobs, value, median(cpu),
-                   value >= 0.9 ? "yes" : "no");
+        const double value = median(ratio);
+        fmt::print("{:<9}{:>15.3f}{:>15.3f}{:>15.3f}{:>10.3f}{:>9}\n", jobs, median(wall),
+                   median(loop), median(cpu), value, value >= 0.9 ? "yes" : "no");
     }
     if (cores == 1) fmt::print("not measured: this machine has one core\n");
 }

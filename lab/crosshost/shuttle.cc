@@ -273,7 +273,9 @@ class Shuttle {
         for (;;) {
             const auto notice = vmm::read_notice(machine.memory());
             if (!notice) return tl::unexpected(notice.error());
-            if (*notice && (*notice)->sequence > certificate.notice->sequence) return {};
+            const bool answered =
+                *notice && (*notice)->page.migration_sequence > certificate.notice->sequence;
+            if (answered) return {};
             if (std::chrono::steady_clock::now() > until)
                 return state::fail(ErrorCode::kTimeout, "notice", "the witness does not answer it");
             std::this_thread::sleep_for(1ms);
@@ -284,7 +286,7 @@ class Shuttle {
         const auto notice = vmm::read_notice(machine.memory());
         if (!notice) return tl::unexpected(notice.error());
         if (!*notice) return {};
-        line["notice"] = {{"sequence", (*notice)->sequence},
+        line["notice"] = {{"sequence", (*notice)->page.migration_sequence},
                           {"answers", (*notice)->answers},
                           {"told_gap_ns", (*notice)->told_gap_ns},
                           {"told_delta_realtime_ns", (*notice)->told_delta_realtime_ns}};

@@ -33,6 +33,7 @@ done
 HOST = """
 cd "$1"
 mkfifo typed
+: >printed
 {program} vm run --kernel vmlinuz --initrd initrd.gz --cpus 2 --memory 256M --input typed --json \\
     --append 'console=ttyS0 tsc=reliable panic=-1 quiet' >result 2>printed &
 vm=$!
@@ -81,6 +82,7 @@ await() {{  # text, how often, where
     done
 }}
 mkfifo typed1 typed2 typed3
+touch printed1 printed2 printed3
 {program} vm run --kernel vmlinuz --initrd initrd.gz --cpus 2 --memory 128M --input typed1 --control one --json \\
     --append 'console=ttyS0 panic=-1 quiet' >run.json 2>printed1 &
 vm=$!

@@ -24,11 +24,12 @@ using state::ErrorCode;
 constexpr std::size_t kReadStep = 1u << 20;
 constexpr std::size_t kHashedHeaderBytes = offsetof(FrameHeader, hash);
 
-std::uint64_t hash_of(const FrameHeader& header, std::span<const std::byte> payload) {
+std::uint64_t hash_of(const FrameHeader& header, PayloadParts parts) {
     XXH64_state_t state;
     XXH64_reset(&state, 0);
     XXH64_update(&state, &header, kHashedHeaderBytes);
-    if (!payload.empty()) XXH64_update(&state, payload.data(), payload.size());
+    for (const std::span<const std::byte> part : parts)
+        if (!part.empty()) XXH64_update(&state, part.data(), part.size());
     return XXH64_digest(&state);
 }
 
@@ -51,7 +52,34 @@ tl::unexpected<state::Error> connection_lost(std::string where, int sys_errno) {
     return state::fail(ErrorCode::kPeer, std::move(where), "the connection is gone", {}, sys_errno);
 }
 
-Status check_header(const FrameHeader& header, std::uint32_t expected_sequence) {
+}  // namespace
+
+std::string_view name(FrameType type) {
+    constexpr std::string_view kNames[] = {
+        "?",     "HELLO",   "WELCOME",      "PAGES",  "ROUND_END", "STOPPED",
+        "STATE", "CLOCKS",  "COMPLETE",     "READY",  "COMMIT",    "RUNNING",
+        "DONE",  "FAIL",    "STATUS_QUERY", "STATUS", "CONVERGED", "PROBE",
+        "ECHO",  "PROCEED", "SNAPSHOT",     "END"};
+    const auto index = static_cast<std::size_t>(type);
+    return index < std::size(kNames) ? kNames[index] : kNames[0];
+}
+
+FrameHeader make_frame_header(FrameType type, PayloadParts parts, std::uint32_t sequence) {
+    std::size_t length = 0;
+    for (const std::span<const std::byte> part : parts)
+        length += part.size();
+    CONTINUO_CHECK(length <= kFrameBytesMax);
+    FrameHeader header{kFrameMagic,
+                       kFrameVersion,
+                       static_cast<std::uint16_t>(type),
+                       static_cast<std::uint32_t>(length),
+                       sequence,
+                       0};
+    header.hash = hash_of(header, parts);
+    return header;
+}
+
+Status check_frame_header(const FrameHeader& header, std::uint32_t expected_sequence) {
     if (header.magic != kFrameMagic) {
         return state::fail(ErrorCode::kMalformed, "frame header, byte 0",
                            "the peer does not speak Continuo's migration protocol");
@@ -75,16 +103,11 @@ Status check_header(const FrameHeader& header, std::uint32_t expected_sequence) 
     return {};
 }
 
-}  // namespace
-
-std::string_view name(FrameType type) {
-    constexpr std::string_view kNames[] = {"?",         "HELLO",   "WELCOME",      "PAGES",
-                                           "ROUND_END", "STOPPED", "STATE",        "CLOCKS",
-                                           "COMPLETE",  "READY",   "COMMIT",       "RUNNING",
-                                           "DONE",      "FAIL",    "STATUS_QUERY", "STATUS",
-                                           "CONVERGED", "PROBE",   "ECHO",         "PROCEED"};
-    const auto index = static_cast<std::size_t>(type);
-    return index < std::size(kNames) ? kNames[index] : kNames[0];
+Status check_frame_hash(const FrameHeader& header, std::span<const std::byte> payload) {
+    if (hash_of(header, {&payload, 1}) == header.hash) return {};
+    return state::fail(ErrorCode::kIntegrity,
+                       std::string{name(static_cast<FrameType>(header.type))} + " frame",
+                       "the hash does not match the bytes");
 }
 
 Status FrameStream::write_all(std::span<const std::byte> header, std::span<const std::byte> payload,
@@ -114,14 +137,7 @@ Status FrameStream::write_all(std::span<const std::byte> header, std::span<const
 }
 
 Status FrameStream::send(FrameType type, std::span<const std::byte> payload, Deadline deadline) {
-    CONTINUO_CHECK(payload.size() <= kFrameBytesMax);
-    FrameHeader header{kFrameMagic,
-                       kFrameVersion,
-                       static_cast<std::uint16_t>(type),
-                       static_cast<std::uint32_t>(payload.size()),
-                       sent_,
-                       0};
-    header.hash = hash_of(header, payload);
+    const FrameHeader header = make_frame_header(type, {&payload, 1}, sent_);
     ++sent_;
     return write_all(std::as_bytes(std::span{&header, 1}), payload, deadline);
 }
@@ -154,17 +170,15 @@ Result<Frame> FrameStream::receive(Deadline deadline) {
         return tl::unexpected(std::move(done.error()));
     FrameHeader header;
     std::memcpy(&header, raw.data(), sizeof header);
-    if (auto good = check_header(header, received_); !good)
+    if (auto good = check_frame_header(header, received_); !good)
         return tl::unexpected(std::move(good.error()));
     Frame frame;
     frame.type = static_cast<FrameType>(header.type);
     frame.arrived = arrived_;
     if (auto done = read_some(frame.payload, header.length, deadline, false); !done)
         return tl::unexpected(std::move(done.error()));
-    if (hash_of(header, frame.payload) != header.hash) {
-        return state::fail(ErrorCode::kIntegrity, std::string{name(frame.type)} + " frame",
-                           "the hash does not match the bytes");
-    }
+    if (auto good = check_frame_hash(header, frame.payload); !good)
+        return tl::unexpected(std::move(good.error()));
     ++received_;
     return frame;
 }

@@ -1,6 +1,7 @@
-// Frames on a stream socket: what a migration says, with length, order and integrity checked.
-// docs/formats/migration.md has every byte. A stream that ends, stalls, or carries anything else
-// is a typed Error; nothing here throws, and SIGPIPE is never raised.
+// Frames on a stream socket: what a migration says, with length, order and integrity checked; a
+// snapshot's file holds the same. docs/formats/migration.md has every byte. A stream that ends,
+// stalls, or carries anything else is a typed Error; nothing here throws, and SIGPIPE is never
+// raised.
 #pragma once
 
 #include <array>
@@ -43,6 +44,8 @@ enum class FrameType : std::uint16_t {
     kProbe = 17,        ///< destination: what is your counter?
     kEcho = 18,         ///< source: this
     kProceed = 19,      ///< destination: I have asked enough
+    kSnapshot = 20,     ///< in a file only, first: which snapshot, of what VM (snapshot.h)
+    kEnd = 21,          ///< in a file only, last: that was everything
 };
 std::string_view name(FrameType type);
 
@@ -60,6 +63,16 @@ struct FrameHeader {
     std::uint64_t hash;      ///< XXH64, seed 0, of the 16 bytes before it and the payload
 };
 static_assert(sizeof(FrameHeader) == 24 && offsetof(FrameHeader, hash) == 16);
+
+/// A payload in the pieces that it lies in.
+using PayloadParts = std::span<const std::span<const std::byte>>;
+/// The header of a frame of this payload, at most kFrameBytesMax long, with its hash.
+FrameHeader make_frame_header(FrameType type, PayloadParts parts, std::uint32_t sequence);
+/// Everything that can be wrong with a header before its payload has come: kMalformed, kVersion,
+/// kTooLarge, or kPeer where it is not the frame that is due.
+Status check_frame_header(const FrameHeader& header, std::uint32_t expected_sequence);
+/// kIntegrity where header and payload do not belong together.
+Status check_frame_hash(const FrameHeader& header, std::span<const std::byte> payload);
 
 struct Frame {
     FrameType type{};

@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "continuo/vmm/address.h"
 
@@ -31,6 +34,53 @@ Result<vmm::Address> address_of(const std::string& path) {
 bool writable_in(int fd, std::chrono::milliseconds timeout) {
     pollfd one{fd, POLLOUT, 0};
     return ::poll(&one, 1, static_cast<int>(timeout.count())) > 0;
+}
+
+/// Room for one descriptor beside a message.
+union DescriptorRoom {
+    std::array<char, CMSG_SPACE(sizeof(int))> bytes;
+    cmsghdr aligned;
+};
+
+/// As send() does, with the descriptor `file` unless that is -1.
+ssize_t send_some(int fd, std::string_view text, int file) {
+    iovec part{const_cast<char*>(text.data()), text.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    DescriptorRoom room{};
+    if (file >= 0) {
+        message.msg_control = room.bytes.data();
+        message.msg_controllen = room.bytes.size();
+        cmsghdr* header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof file);
+        std::memcpy(CMSG_DATA(header), &file, sizeof file);
+    }
+    return ::sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/// As recv() does; a descriptor that comes along replaces `file`. The kernel closes what has no
+/// room.
+ssize_t receive_some(int fd, std::span<char> into, kvm::Fd& file) {
+    iovec part{into.data(), into.size()};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    DescriptorRoom room{};
+    message.msg_control = room.bytes.data();
+    message.msg_controllen = room.bytes.size();
+    const ssize_t got = ::recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0) return got;
+    const cmsghdr* header = CMSG_FIRSTHDR(&message);
+    if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
+        header->cmsg_len != CMSG_LEN(sizeof(int)))
+        return got;
+    int number = -1;
+    std::memcpy(&number, CMSG_DATA(header), sizeof number);
+    file = kvm::Fd{number};
+    return got;
 }
 
 std::optional<ErrorCode> code_from_name(const std::string& wanted) {
@@ -74,25 +124,26 @@ std::optional<kvm::Fd> ControlServer::accept() const {
     return connection;
 }
 
-Status send_line(const kvm::Fd& connection, const Json& json) {
+Status send_line(const kvm::Fd& connection, const Json& json, int file) {
     const std::string line = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
     std::string_view rest = line;
     while (!rest.empty()) {
         if (!writable_in(connection.get(), std::chrono::seconds{5}))
             return fail(ErrorCode::kTimeout, "control socket", "the other side does not read");
-        const ssize_t sent =
-            ::send(connection.get(), rest.data(), rest.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        const ssize_t sent = send_some(connection.get(), rest, file);
         if (sent < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (sent < 0)
             return fail(ErrorCode::kPeer, "control socket", "the other side is gone", {}, errno);
         rest.remove_prefix(static_cast<std::size_t>(sent));
+        file = -1;
     }
     return {};
 }
 
-Result<Json> receive_line(const kvm::Fd& connection, std::chrono::milliseconds timeout) {
+Result<Message> receive_message(const kvm::Fd& connection, std::chrono::milliseconds timeout) {
     const auto until = std::chrono::steady_clock::now() + timeout;
     std::string line;
+    kvm::Fd file;
     std::array<char, 65'536> buffer{};
     while (line.find('\n') == std::string::npos) {
         const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
@@ -101,7 +152,7 @@ Result<Json> receive_line(const kvm::Fd& connection, std::chrono::milliseconds t
         if (left.count() <= 0 || ::poll(&one, 1, static_cast<int>(left.count())) == 0)
             return fail(ErrorCode::kTimeout, "control socket", "no answer in time",
                         "See whether the VM's process still works");
-        const ssize_t got = ::recv(connection.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+        const ssize_t got = receive_some(connection.get(), buffer, file);
         if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (got < 0)
             return fail(ErrorCode::kPeer, "control socket", "the connection broke", {}, errno);
@@ -117,7 +168,13 @@ Result<Json> receive_line(const kvm::Fd& connection, std::chrono::milliseconds t
     auto json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object())
         return fail(ErrorCode::kMalformed, "control socket", "the line is no JSON object");
-    return json;
+    return Message{std::move(json), std::move(file)};
+}
+
+Result<Json> receive_line(const kvm::Fd& connection, std::chrono::milliseconds timeout) {
+    auto message = receive_message(connection, timeout);
+    if (!message) return tl::unexpected(std::move(message.error()));
+    return std::move(message->json);
 }
 
 Result<kvm::Fd> connect_control(const std::string& path) {

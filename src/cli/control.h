@@ -1,9 +1,12 @@
 // The control socket of a running VM: one JSON object on one line in, one out, over a Unix socket.
-// Requests: {"command": "status" | "capture" | "send" | "resume" | "stop", ...}. Answers: an
-// object, or {"error": ...} as every command prints it. One client at a time.
+// Requests: {"command": "status" | "capture" | "send" | "snapshot" | "resume" | "stop", ...}.
+// Answers: an object, or {"error": ...} as every command prints it. One client at a time. A file
+// that a command is to write comes open with its line (SCM_RIGHTS): the VM's process opens none by
+// itself.
 #pragma once
 
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
@@ -36,10 +39,19 @@ class ControlServer {
 /// A command line's path of a control socket. kInvalidArgument where it is empty.
 state::Result<std::string> control_path(const std::string& text);
 
-/// Sends one object as a line. kPeer where nobody takes it.
-state::Status send_line(const kvm::Fd& connection, const state::Json& json);
-/// Receives one line and parses it. kPeer where the other side closes before its end, kTimeout,
-/// kTooLarge, kMalformed.
+/// Sends one object as a line, and with it a descriptor where one is given. kPeer where nobody
+/// takes it.
+state::Status send_line(const kvm::Fd& connection, const state::Json& json, int file = -1);
+
+struct Message {
+    state::Json json;
+    kvm::Fd file;  ///< none: none came
+};
+/// Receives one line, parses it, and takes what came with it. kPeer where the other side closes
+/// before its end, kTimeout, kTooLarge, kMalformed.
+state::Result<Message> receive_message(const kvm::Fd& connection,
+                                       std::chrono::milliseconds timeout);
+/// The same where no descriptor is wanted.
 state::Result<state::Json> receive_line(const kvm::Fd& connection,
                                         std::chrono::milliseconds timeout);
 

@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "continuo/vmm/confinement.h"
+#include "continuo/vmm/snapshot.h"
 #include "continuo/vmm/witness_names.h"
 #include "progress.h"
 #include "text.h"
@@ -26,6 +27,8 @@ using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
 namespace {
+
+constexpr const char* kWhoHasIt = "Find out who has it; `continuo vm resume` lets it go on here";
 
 volatile std::sig_atomic_t signalled = 0;
 
@@ -124,16 +127,18 @@ class RunningVm {
 
     /// A client that breaks off harms nobody: its command has been carried out or not.
     void serve(const kvm::Fd& client) {
-        const auto request = receive_line(client, 2s);
-        const auto answer = request ? carry_out(*request) : tl::unexpected(request.error());
+        const auto request = receive_message(client, 2s);
+        const auto answer =
+            request ? carry_out(request->json, request->file) : tl::unexpected(request.error());
         (void)send_line(client, answer ? *answer : state::error_to_json(answer.error()));
     }
 
-    Result<Json> carry_out(const Json& request) {
+    Result<Json> carry_out(const Json& request, const kvm::Fd& file) {
         const std::string command = text_of_key(request, "command");
         if (command == "status") return status();
         if (command == "capture") return capture();
         if (command == "send") return send(request);
+        if (command == "snapshot") return snapshot(request, file);
         if (command == "resume") return resume();
         if (command == "stop") {
             end_ = VmEnd::kStopped;
@@ -141,7 +146,7 @@ class RunningVm {
         }
         return fail(ErrorCode::kInvalidArgument, "control socket",
                     fmt::format("no command '{}'", printable(command)),
-                    "The commands are status, capture, send, resume and stop");
+                    "The commands are status, capture, send, snapshot, resume and stop");
     }
 
     Result<Json> status() {
@@ -173,12 +178,38 @@ class RunningVm {
         return status();
     }
 
+    Result<Json> snapshot(const Json& request, const kvm::Fd& file) {
+        if (!file) {
+            return fail(ErrorCode::kInvalidArgument, "vm snapshot", "no file came with it",
+                        "`continuo vm snapshot` passes one");
+        }
+        if (!vm_->machine()->running())
+            return fail(ErrorCode::kBusy, "vm snapshot", "the VM stands still", kWhoHasIt);
+        options_.console.print(*vm_->machine());
+        const auto stop = request.find("stop");
+        const bool stays = stop != request.end() && stop->is_boolean() && stop->get<bool>();
+        Result<vmm::SavedSnapshot> saved;
+        const auto confined = vmm::run_confined(vmm::Confinement::kMigration, [&] {
+            saved = vmm::save_snapshot(
+                *vm_, file.get(),
+                stays ? vmm::AfterSnapshot::kStandStill : vmm::AfterSnapshot::kGoOn);
+        });
+        if (!confined) return tl::unexpected(confined.error());
+        if (!saved) return tl::unexpected(std::move(saved.error()));
+        progress("snapshot {}: {} pages", vmm::text_of(saved->id), saved->pages);
+        return Json{{"id", vmm::text_of(saved->id)},
+                    {"bytes", saved->bytes},
+                    {"pages", saved->pages},
+                    {"zero_pages", saved->zero_pages},
+                    {"stood_still_ns", saved->stood_still.count()},
+                    {"running", vm_->machine()->running()}};
+    }
+
     Result<Json> send(const Json& request) {
         const auto address = vmm::parse_address(text_of_key(request, "to"));
         if (!address) return tl::unexpected(address.error());
         if (!vm_->machine()->running())
-            return fail(ErrorCode::kBusy, "vm send", "the VM stands still",
-                        "Find out who has it; `continuo vm resume` lets it go on here");
+            return fail(ErrorCode::kBusy, "vm send", "the VM stands still", kWhoHasIt);
         const auto connect = [to = *address] { return vmm::connect_to(to, 5s); };
         auto connection = connect();
         if (!connection) return tl::unexpected(std::move(connection.error()));
@@ -241,6 +272,8 @@ void end_vms_by_signals() {
     action.sa_handler = on_signal;
     ::sigaction(SIGINT, &action, nullptr);
     ::sigaction(SIGTERM, &action, nullptr);
+    // A snapshot that outgrows the limit of a file's size is an error, and no end.
+    std::signal(SIGXFSZ, SIG_IGN);
 }
 
 std::string_view name(VmEnd end) {

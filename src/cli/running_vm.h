@@ -16,7 +16,8 @@
 
 namespace continuo::cli {
 
-/// Makes SIGINT and SIGTERM end run_vm() instead of the process. Not undone.
+/// Makes SIGINT and SIGTERM end run_vm() instead of the process, and a file that may not grow an
+/// error of who writes it. Not undone.
 void end_vms_by_signals();
 
 /// Why a VM does not run here any more.

@@ -1,4 +1,4 @@
-// continuo vm: a small real VM, to run, to send and to receive.
+// continuo vm: a small real VM, to run, to send and to receive, to save and to restore.
 #include "vm.h"
 
 namespace continuo::cli {
@@ -14,12 +14,15 @@ constexpr const char* kExample =
 }  // namespace
 
 void add_vm(CLI::App& program, Invocation& invocation) {
-    CLI::App* vm = program.add_subcommand("vm", "Run, send and receive a small real VM");
+    CLI::App* vm =
+        program.add_subcommand("vm", "Run, send, receive, save and restore a small real VM");
     vm->require_subcommand(1);
     vm->footer(kExample);
     add_vm_run(*vm, invocation);
     add_vm_send(*vm, invocation);
     add_vm_receive(*vm, invocation);
+    add_vm_snapshot(*vm, invocation);
+    add_vm_restore(*vm, invocation);
     add_vm_control(*vm, invocation);
 }
 

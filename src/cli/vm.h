@@ -13,6 +13,8 @@ namespace continuo::cli {
 void add_vm_run(CLI::App& vm, Invocation& invocation);
 void add_vm_send(CLI::App& vm, Invocation& invocation);
 void add_vm_receive(CLI::App& vm, Invocation& invocation);
+void add_vm_snapshot(CLI::App& vm, Invocation& invocation);
+void add_vm_restore(CLI::App& vm, Invocation& invocation);
 void add_vm_control(CLI::App& vm, Invocation& invocation);
 
 /// none where the text is empty.

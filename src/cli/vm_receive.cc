@@ -5,12 +5,10 @@
 #include <memory>
 
 #include "arrival.h"
-#include "certificate_table.h"
 #include "continuo/vmm/confinement.h"
 #include "number.h"
 #include "policy_option.h"
 #include "progress.h"
-#include "text.h"
 #include "vm.h"
 #include "vm_options.h"
 
@@ -63,37 +61,6 @@ Result<Settings> parse(const Options& options) {
     return out;
 }
 
-Result<ExitCode> print_arrival(const Arrival& arrival, bool as_json) {
-    const ExitCode code = arrival.certificate.holds() ? ExitCode::kDone : ExitCode::kDoesNotHold;
-    if (as_json) {
-        Json json;
-        json["certificate"] = state::certificate_to_json(arrival.certificate);
-        json["migration"] = stats_json(arrival.stats);
-        json["attempts"] = arrival.attempts;
-        json["taken_over"] = arrival.taken_over;
-        return print_json(json, code);
-    }
-    return print_text(certificate_table(arrival.certificate) + "\n" +
-                          observed_table(arrival.certificate) + "\n" +
-                          seam_plot(arrival.certificate, std::nullopt, arrival.guest_frequency),
-                      code);
-}
-
-Result<ExitCode> go_on(const LocalHost& host, vmm::KvmDestinationVm& vm, RunOptions options,
-                       ExitCode code) {
-    end_vms_by_signals();
-    auto ended = run_vm(host, vm.release(), std::move(options));
-    if (!ended) return tl::unexpected(std::move(ended.error()));
-    progress("the VM ended here: {}", name(ended->end));
-    if (ended->vm->machine() == nullptr) return code;
-    const Json witness = witness_json(*ended->vm->machine());
-    if (!witness.is_object()) return code;
-    const auto backward = witness.at("backward_steps").get<std::uint64_t>();
-    progress("the witness saw {} backward steps in {} loops", backward,
-             witness.at("loops").get<std::uint64_t>());
-    return backward != 0 ? ExitCode::kDoesNotHold : code;
-}
-
 Result<ExitCode> run(const Options& options) {
     const auto settings = parse(options);
     if (!settings) return tl::unexpected(settings.error());
@@ -117,13 +84,15 @@ Result<ExitCode> run(const Options& options) {
         return tl::unexpected(discarded->reason);
     const auto arrival = describe_arrival(vm, std::get<vmm::Arrived>(*outcome));
     if (!arrival) return tl::unexpected(arrival.error());
-    auto code = print_arrival(*arrival, options.json);
+    auto code = print_arrival(
+        *arrival, options.json,
+        {{"migration", stats_json(arrival->stats)}, {"taken_over", arrival->taken_over}});
     if (!code) return code;
     RunOptions run_options;
     run_options.control = *control ? &**control : nullptr;
     run_options.run_for = settings->run_for;
     run_options.console = std::move(*console);
-    return go_on(*host, vm, std::move(run_options), *code);
+    return run_arrived(*host, vm, std::move(run_options), *code);
 }
 
 }  // namespace

@@ -2,42 +2,16 @@
 
 import json
 import os
-import pathlib
 import signal
 import socket
-import tempfile
 import time
 import unittest
 
-from continuo_program import (DONE, HAS_KVM, KERNEL, NO_KVM, PEER, REFUSED, ROOT, document, error_of, json_of, run,
-                              start)
+from continuo_program import DONE, KERNEL, PEER, REFUSED, ROOT, document, error_of, json_of, run
+from witness_case import WitnessCase
 
 
-@unittest.skipUnless(HAS_KVM, NO_KVM)
-class Vm(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-        self.verdict = json_of("doctor")["verdict"]
-
-    def spawn(self, *arguments):
-        process = start(*arguments)
-        self.addCleanup(self.end, process)
-        return process
-
-    @staticmethod
-    def end(process):
-        process.kill()
-        process.communicate()
-
-    def runs(self, name, *options):
-        """A running witness VM, and its control socket."""
-        control = self.folder / name
-        process = self.spawn("vm", "run", "--vcpus", 2, "--memory", 16, "--control", control, "--json", *options)
-        self.await_witness(control)
-        return process, control
-
+class Vm(WitnessCase):
     def receives(self, *options, address=None):
         address = address or f"unix:{self.folder / 'migration'}"
         process = self.spawn("vm", "receive", "--listen", address, "--json", *options)
@@ -45,26 +19,6 @@ class Vm(unittest.TestCase):
             if "listening on" in line:
                 return process, line.split()[-1]
         self.fail("it does not listen")
-
-    def status(self, control):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(control))
-            client.sendall(b'{"command": "status"}\n')
-            return json.loads(client.makefile().readline())
-
-    def await_witness(self, control, loops=2000):
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                if self.status(control)["witness"]["loops"] >= loops:
-                    return
-            except (FileNotFoundError, ConnectionRefusedError):
-                pass
-            time.sleep(0.02)
-        self.fail("the witness does not run")
-
-    def loops_go_on(self, control):
-        self.await_witness(control, self.status(control)["witness"]["loops"] + 1000)
 
     def test_run_for_a_time(self):
         answer = json_of("vm", "run", "--vcpus", 2, "--memory", 16, "--for", "500ms")

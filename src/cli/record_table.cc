@@ -28,6 +28,10 @@ std::string host_part(const Record& record) {
                                   show_ns_unsigned(anchor.tai_bound_ns),
                                   anchor.synchronised ? "" : ", not synchronised")});
     table.add({"TAI - UTC", fmt::format("{} s", anchor.tai_offset_sec)});
+    table.add({"suspended",
+               anchor.suspended_ns
+                   ? fmt::format("{} in all, in this boot", show_ns_unsigned(*anchor.suspended_ns))
+                   : "unknown"});
     table.add({"notice sequence", std::to_string(record.notice_sequence)});
     return table.text();
 }

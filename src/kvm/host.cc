@@ -41,6 +41,11 @@ std::string kernel_name() {
     return std::string{names.sysname} + " " + names.release + " " + names.machine;
 }
 
+std::uint64_t nanos_of(const timespec& at) {
+    return static_cast<std::uint64_t>(at.tv_sec) * time::kNanosPerSecond +
+           static_cast<std::uint64_t>(at.tv_nsec);
+}
+
 struct TaiBracket {
     Count<HostCounter> before;
     Instant<Tai> tai;
@@ -55,10 +60,29 @@ Result<TaiBracket> read_tai() {
     const int failed = ::clock_gettime(CLOCK_TAI, &now);
     bracket.after = host_counter();
     if (failed != 0) return kernel_failure("clock_gettime(CLOCK_TAI)", errno);
-    bracket.tai =
-        Instant<Tai>::from_raw(static_cast<std::uint64_t>(now.tv_sec) * time::kNanosPerSecond +
-                               static_cast<std::uint64_t>(now.tv_nsec));
+    bracket.tai = Instant<Tai>::from_raw(nanos_of(now));
     return bracket;
+}
+
+/// BOOTTIME - MONOTONIC, less what lay between the two readings: tens of ns, at most kNarrowNs.
+/// None where the thread was away each time.
+std::optional<std::uint64_t> suspended_ns() {
+    constexpr std::uint64_t kNarrowNs = 20'000;
+    for (int tries = 0; tries < 100; ++tries) {
+        timespec before{};
+        timespec boot{};
+        timespec after{};
+        if (::clock_gettime(CLOCK_MONOTONIC, &before) != 0 ||
+            ::clock_gettime(CLOCK_BOOTTIME, &boot) != 0 ||
+            ::clock_gettime(CLOCK_MONOTONIC, &after) != 0)
+            return std::nullopt;
+        if (nanos_of(after) - nanos_of(before) > kNarrowNs) continue;
+        const std::uint64_t apart = nanos_of(boot) - nanos_of(after);
+        // Never suspended: BOOTTIME was MONOTONIC, read a moment before. A time namespace may put
+        // BOOTTIME far behind MONOTONIC; modulo 2^64 that does for comparisons.
+        return apart > ~kNarrowNs ? 0 : apart;
+    }
+    return std::nullopt;
 }
 
 std::uint64_t ceil_ns(std::uint64_t ticks, time::Hz frequency) {
@@ -113,6 +137,8 @@ Result<state::Anchor<HostCounter>> tai_anchor(time::Hz frequency, int brackets) 
     timex kernel_clock{};
     const int status = ::adjtimex(&kernel_clock);
     if (status < 0) return kernel_failure("adjtimex", errno);
+    constexpr auto kSlack = static_cast<std::uint64_t>(state::kSuspendedSlackNs);
+    const auto suspended = suspended_ns();
     // The first reading faults pages and fills caches; it counts only where it is the only one.
     auto best = read_tai();
     for (int i = 0; best && i < brackets; ++i) {
@@ -133,6 +159,10 @@ Result<state::Anchor<HostCounter>> tai_anchor(time::Hz frequency, int brackets) 
     anchor.frequency = frequency;
     anchor.rate_bound_ppb =
         rate_bound_ppb(anchor.synchronised, kernel_clock.freq, kernel_clock.tick);
+    // A suspend between these readings leaves it unknown which side of it the anchor is on.
+    const auto still = suspended_ns();
+    if (suspended && still && *still - *suspended + kSlack <= 2 * kSlack)
+        anchor.suspended_ns = suspended;
     return anchor;
 }
 

@@ -44,6 +44,22 @@ TEST(RateBound, IsWhatNtpCorrectsAndFifteenPpm) {
     EXPECT_EQ(rate_bound_ppb(false, 0, 10'000), 500'000U);
 }
 
+TEST(TaiAnchor, SaysHowLongTheHostWasSuspended) {
+    const auto read = [](clockid_t clock) {
+        timespec now{};
+        EXPECT_EQ(clock_gettime(clock, &now), 0);
+        return std::int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+    };
+    const std::int64_t before = read(CLOCK_MONOTONIC);
+    const std::int64_t boot = read(CLOCK_BOOTTIME);
+    const std::int64_t after = read(CLOCK_MONOTONIC);
+    const auto anchor = tai_anchor(*time::Hz::from_khz(1'000'000));
+    ASSERT_TRUE(anchor && anchor->suspended_ns);
+    const auto suspended = static_cast<std::int64_t>(*anchor->suspended_ns);
+    EXPECT_GE(suspended, boot - after - state::kSuspendedSlackNs);
+    EXPECT_LE(suspended, boot - before + state::kSuspendedSlackNs);
+}
+
 TEST(TaiAnchor, LiesOnTheKernelsTaiWithinItsBound) {
     // Any frequency near the truth will do: it only turns the bracket into ns.
     const auto frequency = *time::Hz::from_khz(1'000'000);

@@ -133,6 +133,7 @@ Result<Record> capture(Machine& machine) {
     record.anchor.synchronised = anchor->synchronised;
     record.anchor.frequency = facts->counter_frequency;
     record.anchor.rate_bound_ppb = anchor->rate_bound_ppb;
+    record.anchor.suspended_ns = anchor->suspended_ns;
 
     record.vcpus.reserve(machine.vcpu_count());
     std::optional<TscMap> first;

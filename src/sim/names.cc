@@ -103,6 +103,8 @@ constexpr std::array<BugText, kBugs> kBugTexts{{
     {"truncated_decode_accepted", "what the stream lacks is taken as zero"},
     {"integrity_ignored", "the record's hash is not looked at"},
     {"utc_instead_of_tai", "the gap is measured on REALTIME, across a leap second"},
+    {"suspend_forgotten",
+     "a counter that stood still while the host was suspended measures the gap"},
     {"tai_offset_forgotten", "a host that was never told TAI - UTC is taken at its word"},
     {"unsync_ignored", "a host's STA_UNSYNC is not looked at"},
     {"rate_term_missing", "the bound lacks what the counters may be off their stated rates"},

@@ -123,22 +123,9 @@ struct Exception {
     Invariant invariant;
     std::string_view why;
 };
-constexpr std::string_view kSleeps = "the gap of one boot goes by a counter that stood still";
 constexpr Exception kExceptions[] = {
     {"large-delta", "continuo-advance-and-notify", Invariant::kNoStaleRealtime,
      "the old guest's own multiplication overflows over a large delta (S3.7)"},
-    // The planner takes one boot's counter for true time, and a counter that stands still while the
-    // host sleeps is none.
-    {"host-sleeps", "continuo-freeze", Invariant::kInsideBound, kSleeps},
-    {"host-sleeps", "continuo-freeze-and-notify", Invariant::kInsideBound, kSleeps},
-    {"host-sleeps", "continuo-freeze-and-notify", Invariant::kNoStaleRealtime, kSleeps},
-    {"host-sleeps", "continuo-advance", Invariant::kInsideBound, kSleeps},
-    {"host-sleeps", "continuo-advance", Invariant::kPromiseKept, kSleeps},
-    {"host-sleeps", "continuo-advance-and-notify", Invariant::kInsideBound, kSleeps},
-    {"host-sleeps", "continuo-advance-and-notify", Invariant::kPromiseKept, kSleeps},
-    {"host-sleeps", "continuo-advance-and-notify", Invariant::kNoStaleRealtime, kSleeps},
-    {"host-sleeps", "quiesced", Invariant::kInsideBound, kSleeps},
-    {"host-sleeps", "quiesced", Invariant::kPromiseKept, kSleeps},
 };
 bool excepted(std::string_view of, std::string_view by, Invariant invariant) {
     return std::any_of(std::begin(kExceptions), std::end(kExceptions), [&](const Exception& one) {

@@ -72,6 +72,8 @@ state::Result<state::Anchor<HostCounter>> SimMachine::anchor() {
     }
     best.synchronised = host_.spec().synchronised;
     best.rate_bound_ppb = host_.spec().rate_bound_ppb;
+    if (!world_.has(Bug::kSuspendForgotten))
+        best.suspended_ns = static_cast<std::uint64_t>(host_.slept_ns());
     return best;
 }
 

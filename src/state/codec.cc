@@ -129,6 +129,12 @@ void put_rate_bound(Writer& out, std::uint32_t ppb) {
     out.put(ppb);
 }
 
+void put_suspended(Writer& out, const std::optional<std::uint64_t>& ns) {
+    if (!ns) return;
+    out.field(Field::kSuspended, 8);
+    out.put(*ns);
+}
+
 // ---- decoding ----
 
 std::string place(std::size_t offset, std::string_view field) {
@@ -311,6 +317,11 @@ Status read_rate_bound(const RawField& field, Record& record) {
     return {};
 }
 
+Status read_suspended(const RawField& field, Record& record) {
+    record.anchor.suspended_ns = field.at<std::uint64_t>(0);
+    return {};
+}
+
 Status read_notice_sequence(const RawField& field, Record& record) {
     record.notice_sequence = field.at<std::uint64_t>(0);
     return {};
@@ -406,6 +417,8 @@ Status read_payload(const RawField& field, Record& record) {
             return read_vcpu(field, record);
         case Field::kRateBound:
             return read_rate_bound(field, record);
+        case Field::kSuspended:
+            return read_suspended(field, record);
     }
     return {};
 }
@@ -539,6 +552,7 @@ std::vector<std::byte> encode(const Record& record) {
     for (std::uint32_t i = 0; i < record.vcpus.size(); ++i)
         put_vcpu(out, i, record.vcpus[i]);
     put_rate_bound(out, record.anchor.rate_bound_ppb);
+    put_suspended(out, record.anchor.suspended_ns);
     out.put(std::uint64_t{0});  // seal() writes the hash
     std::vector<std::byte> blob = std::move(out).take();
     wire::seal(blob);

@@ -76,14 +76,15 @@ TEST(Codec, RoundTrips) {
 
 TEST(Codec, SizesAreAsDocumented) {
     // 24 header and hash, 8 architecture, 20 boot id, 4 + 32 kernel, 44 anchor, 12 sequence,
-    // 44 kvmclock, 60 a vCPU, 8 rate bound
-    EXPECT_EQ(encode(sample::two_vcpus()).size(), 24U + 8 + 20 + 36 + 44 + 12 + 44 + 2 * 60 + 8);
+    // 44 kvmclock, 60 a vCPU, 8 rate bound, 12 suspended
+    EXPECT_EQ(encode(sample::two_vcpus()).size(),
+              24U + 8 + 20 + 36 + 44 + 12 + 44 + 2 * 60 + 8 + 12);
     Record largest = sample::many_vcpus(kVcpusMax);
     largest.kvmclock = sample::two_vcpus().kvmclock;
     largest.kvmclock->origin = KvmclockOrigin::kKernel;
     largest.source.kernel.assign(kKernelBytesMax, 'k');
-    EXPECT_EQ(encode(largest).size(), 24U + 8 + 20 + 259 + 44 + 12 + 44 + 4096 * 60 + 8);
-    EXPECT_EQ(encode(largest).size(), 246'179U);
+    EXPECT_EQ(encode(largest).size(), 24U + 8 + 20 + 259 + 44 + 12 + 44 + 4096 * 60 + 8 + 12);
+    EXPECT_EQ(encode(largest).size(), 246'191U);
     EXPECT_TRUE(decode(encode(largest)));
 }
 
@@ -102,13 +103,17 @@ TEST(Codec, EveryPrefixWithAnHonestHashIsRefused) {
         Blob cut{blob.begin(), blob.begin() + static_cast<std::ptrdiff_t>(size)};
         wire::seal(cut);
         // Cut exactly behind a vCPU it is a whole record of those that are left, at an unknown
-        // rate.
-        const std::size_t behind_both = blob.size() - 8;
-        if (size == behind_both || size == behind_both - wire::kVcpuFieldBytes) {
+        // rate, and what lies behind the vCPUs may be missing.
+        const std::size_t behind_rate = blob.size() - 12;
+        const std::size_t behind_both = behind_rate - 8;
+        if (size == behind_rate || size == behind_both ||
+            size == behind_both - wire::kVcpuFieldBytes) {
             const auto rest = decode(cut);
             ASSERT_TRUE(rest);
-            EXPECT_EQ(rest->vcpus.size(), size == behind_both ? 2U : 1U);
-            EXPECT_EQ(rest->anchor.rate_bound_ppb, kRateBoundUnknownPpb);
+            EXPECT_EQ(rest->vcpus.size(), size < behind_both ? 1U : 2U);
+            EXPECT_EQ(rest->anchor.rate_bound_ppb,
+                      size == behind_rate ? 27'000U : kRateBoundUnknownPpb);
+            EXPECT_FALSE(rest->anchor.suspended_ns);
             continue;
         }
         EXPECT_EQ(error_of(cut).code, ErrorCode::kMalformed) << size;
@@ -143,8 +148,10 @@ TEST(Codec, EveryFlippedBitWithAnHonestHashIsAnErrorOrAnotherRecord) {
             continue;
         }
         EXPECT_FALSE(*result == record) << bit;
-        // The type of the rate bound became one that nobody knows, and that is not written again.
-        const bool dropped = bit / 8 == 300 || bit / 8 == 301;
+        // The type of the rate bound, or of the suspended time, became one that nobody knows, and
+        // that is not written again.
+        const std::size_t byte = bit / 8;
+        const bool dropped = byte == 300 || byte == 301 || byte == 308 || byte == 309;
         EXPECT_EQ(encode(*result) == flipped, !dropped) << bit;
     }
     EXPECT_GT(refused, 400U);
@@ -185,8 +192,8 @@ const Tampering kTamperings[] = {
      "record, byte 8 (version)", "version 2"},
     {"ReservedNotZero", [](Blob& b) { poke<std::uint16_t>(b, 10, 1); }, ErrorCode::kMalformed,
      "record, byte 10 (reserved)", "not zero"},
-    {"UnknownMandatory", [](Blob& b) { insert(b, end_of_fields(b), field(0x800a, 3)); },
-     ErrorCode::kVersion, "record, byte 308 (field type 10)", "mandatory field"},
+    {"UnknownMandatory", [](Blob& b) { insert(b, end_of_fields(b), field(0x800b, 3)); },
+     ErrorCode::kVersion, "record, byte 320 (field type 11)", "mandatory field"},
     {"Duplicate",
      [](Blob& b) {
          insert(b, 124, Blob{b.begin() + 124, b.begin() + 136});
@@ -198,7 +205,7 @@ const Tampering kTamperings[] = {
          erase(b, 124, 12);
          insert(b, end_of_fields(b), sequence);
      },
-     ErrorCode::kMalformed, "record, byte 296 (field type 5)", "out of order"},
+     ErrorCode::kMalformed, "record, byte 308 (field type 5)", "out of order"},
     {"MandatoryBitOnAnOptional", [](Blob& b) { poke<std::uint16_t>(b, 24, 0x8002); },
      ErrorCode::kMalformed, "record, byte 24 (boot_id)", "mandatory bit"},
     {"MandatoryBitOff", [](Blob& b) { poke<std::uint16_t>(b, 136, 6); }, ErrorCode::kMalformed,
@@ -215,21 +222,21 @@ const Tampering kTamperings[] = {
          erase(b, 48, 32);
      },
      ErrorCode::kMalformed, "record, byte 46 (kernel)", "must be 1 to 255"},
-    {"LengthOverTheEnd", [](Blob& b) { poke<std::uint16_t>(b, 302, 5); }, ErrorCode::kMalformed,
-     "record, byte 302 (field type 9)", "runs over the end"},
+    {"LengthOverTheEnd", [](Blob& b) { poke<std::uint16_t>(b, 310, 9); }, ErrorCode::kMalformed,
+     "record, byte 310 (field type 10)", "runs over the end"},
     {"RestOfThreeBytes",
      [](Blob& b) {
          insert(b, end_of_fields(b), {std::byte{8}, std::byte{0}, std::byte{0}});
      },
-     ErrorCode::kMalformed, "record, byte 308 (field header)", "3 bytes"},
+     ErrorCode::kMalformed, "record, byte 320 (field header)", "3 bytes"},
     {"NoArchitecture", [](Blob& b) { erase(b, 16, 8); }, ErrorCode::kMalformed,
-     "record, byte 300 (architecture)", "missing"},
+     "record, byte 312 (architecture)", "missing"},
     {"NoAnchor", [](Blob& b) { erase(b, 80, 44); }, ErrorCode::kMalformed,
-     "record, byte 264 (anchor)", "missing"},
+     "record, byte 276 (anchor)", "missing"},
     {"NoSequence", [](Blob& b) { erase(b, 124, 12); }, ErrorCode::kMalformed,
-     "record, byte 296 (notice_sequence)", "missing"},
+     "record, byte 308 (notice_sequence)", "missing"},
     {"NoVcpu", [](Blob& b) { erase(b, 180, 120); }, ErrorCode::kMalformed,
-     "record, byte 188 (vcpu)", "missing"},
+     "record, byte 200 (vcpu)", "missing"},
     {"Architecture3", [](Blob& b) { poke<std::uint32_t>(b, 20, 3); }, ErrorCode::kMalformed,
      "record, byte 20 (architecture)", "architecture 3"},
     {"BootIdZero", [](Blob& b) { std::fill_n(b.begin() + 28, 16, std::byte{0}); },
@@ -315,14 +322,15 @@ TEST(Codec, TheOffsetsOfTheseTestsAreThoseOfTheSample) {
     EXPECT_EQ(offset_of(blob, wire::Field::kVcpu, 0), 180U);
     EXPECT_EQ(offset_of(blob, wire::Field::kVcpu, 1), 240U);
     EXPECT_EQ(offset_of(blob, wire::Field::kRateBound), 300U);
-    EXPECT_EQ(end_of_fields(blob), 308U);
+    EXPECT_EQ(offset_of(blob, wire::Field::kSuspended), 308U);
+    EXPECT_EQ(end_of_fields(blob), 320U);
 }
 
 TEST(Codec, UnknownOptionalFieldsAreSkippedWhereverTheyStand) {
     Blob blob = encode(sample::two_vcpus());
     insert(blob, 300, field(8, 5));
-    insert(blob, end_of_fields(blob), field(10, 0));
-    insert(blob, end_of_fields(blob), field(10, 1));
+    insert(blob, end_of_fields(blob), field(11, 0));
+    insert(blob, end_of_fields(blob), field(11, 1));
     insert(blob, end_of_fields(blob), field(0x7fff, 65'535));
     wire::seal(blob);
     const auto decoded = decode(blob);
@@ -371,7 +379,7 @@ TEST(Codec, RoomIsMadeForNoMoreVcpusThanTheBytesCanHold) {
 TEST(Codec, AFullBlobOfUnknownFieldsIsReadInOneGo) {
     Blob blob = encode(sample::two_vcpus());
     while (blob.size() + 4 <= kRecordBytesMax)
-        insert(blob, end_of_fields(blob), field(10, 0));
+        insert(blob, end_of_fields(blob), field(11, 0));
     wire::seal(blob);
     const auto decoded = decode(blob);
     ASSERT_TRUE(decoded);

@@ -185,7 +185,8 @@ TEST(Formats, EveryKeyOfAnExampleIsExplainedOnItsPage) {
 /// Blobs that must never go away: each is promised to every later release.
 const char* const kPromised[] = {"record-v1-two-vcpus",      "record-v1-arm64",
                                  "record-v1-by-value",       "record-v1-64-vcpus",
-                                 "record-v1-optional-field", "record-v1-mandatory-field"};
+                                 "record-v1-optional-field", "record-v1-mandatory-field",
+                                 "record-v1-suspended"};
 
 class Golden : public testing::TestWithParam<const char*> {};
 

@@ -51,6 +51,32 @@ struct Measured {
 
 // -- by the counter of one boot --
 
+/// Whether the host ran all the time between the two anchors, so that its counter counted time.
+/// Where neither anchor says, it is the caller who vouches for same_boot.
+bool ran_throughout(const std::optional<std::uint64_t>& then,
+                    const std::optional<std::uint64_t>& now) {
+    if (!then && !now) return true;
+    if (!now) return false;
+    // A boot that was never suspended was not so either when nobody looked.
+    const auto more = static_cast<std::int64_t>(*now - then.value_or(0));
+    return more >= -kSuspendedSlackNs && more <= kSuspendedSlackNs;
+}
+
+void note_suspended(const std::optional<std::uint64_t>& then,
+                    const std::optional<std::uint64_t>& now, std::vector<std::string>& notes) {
+    std::string what = "the host may have been suspended since the record was made";
+    if (then && now)
+        what = fmt::format(
+            "the host was suspended since the record was made (BOOTTIME - MONOTONIC went from {} "
+            "ns to {} ns)",
+            *then, *now);
+    notes.push_back(
+        what +
+        ", and what its counter did meanwhile is unknown: the gap goes by its TAI, which is "
+        "taken to be 2 s less certain, for Linux makes up for a suspend by a clock of whole "
+        "seconds");
+}
+
 Measured by_host_counter(const Record& record, const Destination& destination,
                          Count<HostCounter> resume_at) {
     const CounterRate rate = counter_rate(destination.anchor, destination.architecture);
@@ -116,6 +142,15 @@ Measured by_tai(const Record& record, const Destination& destination, Count<Host
     out.clocks.add(BoundSource::kFrequency, counted_length_bound(longest, source));
     out.clocks.add(BoundSource::kRounding, rounding);
     return out;
+}
+
+/// timekeeping_resume() adds the difference of two readings of the persistent clock, each of them
+/// up to 1 s late, and leaves maxerror as it was. (Where the clocksource goes on in a suspend
+/// nothing is lost, but that is not to be seen from outside.)
+Destination after_suspend(Destination destination) {
+    constexpr std::uint64_t kPersistentClockNs = 2 * kNanosPerSecond;
+    destination.anchor.tai_bound_ns = sum_of({destination.anchor.tai_bound_ns, kPersistentClockNs});
+    return destination;
 }
 
 // -- by the exchange --
@@ -313,10 +348,16 @@ tl::expected<Gap, GapError> measure_gap(const Record& record, const Destination&
                                         const PlanOptions& options, Count<HostCounter> resume_at,
                                         std::vector<std::string>& notes) {
     GapMeasures measures;
-    const auto measured =
-        destination.same_boot
-            ? tl::expected<Measured, GapError>{by_host_counter(record, destination, resume_at)}
-            : between_hosts(record, destination, options.policy, resume_at, measures, notes);
+    const auto measured = [&]() -> tl::expected<Measured, GapError> {
+        if (!destination.same_boot)
+            return between_hosts(record, destination, options.policy, resume_at, measures, notes);
+        if (ran_throughout(record.anchor.suspended_ns, destination.anchor.suspended_ns))
+            return by_host_counter(record, destination, resume_at);
+        note_suspended(record.anchor.suspended_ns, destination.anchor.suspended_ns, notes);
+        const Measured tai = by_tai(record, after_suspend(destination), resume_at, notes);
+        measures.by_tai = tai.report();
+        return tai;
+    }();
     if (!measured) return tl::unexpected(measured.error());
     auto gap = believe(*measured, options, notes);
     if (gap) gap->measures = measures;

@@ -93,6 +93,7 @@ Json anchor_json(const Anchor<D>& anchor) {
     json["tai_offset_sec"] = anchor.tai_offset_sec;
     json["synchronised"] = anchor.synchronised;
     json["rate_bound_ppb"] = anchor.rate_bound_ppb;
+    json["suspended_ns"] = or_null(anchor.suspended_ns);
     return json;
 }
 
@@ -429,6 +430,7 @@ Anchor<D> read_anchor(ObjectReader& in) {
     anchor.synchronised = object.boolean("synchronised", true);
     anchor.rate_bound_ppb = static_cast<std::uint32_t>(
         object.u64_in("rate_bound_ppb", 0, kRateBoundPpbMax, kRateBoundUnknownPpb));
+    anchor.suspended_ns = object.optional_u64("suspended_ns");
     object.finish();
     anchor.frequency = read_hz(in, "host_hz");
     return anchor;

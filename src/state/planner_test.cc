@@ -670,6 +670,69 @@ TEST(PlanRates, WhatACounterMayBeOffItsRateIsInEveryConvertedLength) {
     EXPECT_EQ(same.gap_bound_ns, 50'500U);  // 50 ppm, the kHz, and a ns for whole ones
 }
 
+// A host that is suspended: its counter may stand still, go on or start again.
+TEST(Plan, OnOneBootTheCounterMeasuresOnlyWhileTheHostIsAwake) {
+    Record r = record();
+    Destination d = same_boot();
+    d.anchor.counter = Count<HostCounter>::from_raw(1'000 + 2'000'000);  // 1 ms; TAI: 1 s
+    const auto by = [&](std::optional<std::uint64_t> then, std::optional<std::uint64_t> now) {
+        r.anchor.suspended_ns = then;
+        d.anchor.suspended_ns = now;
+        return planned(r, d, with(Policy::kAdvance));
+    };
+    constexpr std::uint64_t kLong = 90 * kNanosPerSecond;
+    const std::pair<std::optional<std::uint64_t>, std::optional<std::uint64_t>> awake[] = {
+        {std::nullopt, std::nullopt},
+        {0, 0},
+        {kLong, kLong},
+        {kLong, kLong - 100'000},
+        {0, 100'000},
+        {std::nullopt, 0},
+        {~0ULL, 3},  // a time namespace whose BOOTTIME is behind
+    };
+    for (const auto& [then, now] : awake) {
+        const Plan p = by(then, now);
+        EXPECT_EQ(p.elapsed_by, ElapsedBy::kHostCounter);
+        EXPECT_EQ(p.gap.raw(), 1'000'000);
+        EXPECT_EQ(p.tsc[0].bound.total(), 0U);
+        EXPECT_FALSE(p.measures.by_tai);
+    }
+    const std::pair<std::optional<std::uint64_t>, std::optional<std::uint64_t>> asleep[] = {
+        {0, 100'001},
+        {kLong, 2 * kLong},
+        {kLong, kLong - 100'001},
+        {std::nullopt, kLong},
+        {0, std::nullopt},
+        {kLong, std::nullopt},
+        {kLong, 0},
+    };
+    for (const auto& [then, now] : asleep) {
+        const Plan p = by(then, now);
+        EXPECT_EQ(p.elapsed_by, ElapsedBy::kTai);
+        EXPECT_EQ(p.gap.raw(), static_cast<std::int64_t>(kNanosPerSecond));
+        EXPECT_EQ(p.gap_bound_ns, 2 * kNanosPerSecond) << "whole seconds, read twice";
+        EXPECT_EQ(p.tsc[0].advanced.raw(), 2'000'000'000);
+        EXPECT_EQ(p.measures.by_tai->bound_ns, p.gap_bound_ns);
+        EXPECT_FALSE(p.measures.by_exchange);
+        ASSERT_FALSE(p.notes.empty());
+        EXPECT_NE(p.notes.front().find("suspended"), std::string::npos) << p.notes.front();
+    }
+}
+
+TEST(Plan, ACounterThatASuspendSetToZeroIsNoNegativeGap) {
+    Record r = record();
+    r.anchor.counter = Count<SourceCounter>::from_raw(1ULL << 50);
+    r.anchor.suspended_ns = 0;
+    Destination d = same_boot();
+    d.anchor.suspended_ns = 60 * kNanosPerSecond;
+    const Plan p = planned(r, d, with(Policy::kAdvance));
+    EXPECT_EQ(p.gap.raw(), static_cast<std::int64_t>(kNanosPerSecond));
+    EXPECT_EQ(p.tsc[0].at_resume - r.vcpus[0].counter, p.tsc[0].advanced);
+    // Without a suspend it is a record of another life.
+    d.anchor.suspended_ns = 0;
+    EXPECT_EQ(refused(r, d, with(Policy::kAdvance)).reason, RefusalReason::kNegativeGap);
+}
+
 // -- refusals --
 
 TEST(PlanRefusal, FewerVcpus) {

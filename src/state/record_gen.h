@@ -58,6 +58,7 @@ Anchor<D> anchor() {
     anchor.synchronised = flag();
     anchor.frequency = hz();
     anchor.rate_bound_ppb = static_cast<std::uint32_t>(u64() % (kRateBoundPpbMax + 1));
+    if (flag()) anchor.suspended_ns = u64();
     return anchor;
 }
 

@@ -18,6 +18,7 @@ inline Record two_vcpus() {
     record.anchor.synchronised = true;
     record.anchor.frequency = *Hz::from_hz(2'500'000'000);
     record.anchor.rate_bound_ppb = 27'000;
+    record.anchor.suspended_ns = 3'600'000'000'000;
     const auto offset = static_cast<std::uint64_t>(-7'000'000'000'000);
     for (std::uint64_t i = 0; i < 2; ++i) {
         VcpuClock vcpu;

@@ -34,8 +34,9 @@ enum class Field : std::uint16_t {
     kVcpu = kMandatory | 7,  ///< once for each vCPU
     // 8 is no field: golden blobs have it as one that no reader knows.
     kRateBound = 9,
+    kSuspended = 10,
 };
-inline constexpr std::size_t kFieldNumberMax = 9;
+inline constexpr std::size_t kFieldNumberMax = 10;
 
 inline constexpr std::uint16_t number(Field field) {
     return static_cast<std::uint16_t>(static_cast<std::uint16_t>(field) & ~kMandatory);
@@ -59,6 +60,7 @@ inline constexpr std::array kFieldRules{
     FieldRule{Field::kKvmclock, 40, 40, false, false, "kvmclock"},
     FieldRule{Field::kVcpu, 56, 56, true, true, "vcpu"},
     FieldRule{Field::kRateBound, 4, 4, false, false, "rate_bound"},
+    FieldRule{Field::kSuspended, 8, 8, false, false, "suspended"},
 };
 inline constexpr std::size_t kVcpuFieldBytes = kFieldHeaderBytes + 56;
 

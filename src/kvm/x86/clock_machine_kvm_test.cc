@@ -218,6 +218,8 @@ TEST_F(ClockMachineOnKvm, AdvancingOnOneHostTheGuestSeesNoSeam) {
     ASSERT_TRUE(destination && destination->same_boot);
     const auto plan = state::plan(*record, *destination, state::PlanOptions{});
     ASSERT_TRUE(plan) << plan.error().front().message;
+    ASSERT_TRUE(record->anchor.suspended_ns) << "known, and the host was awake: by its counter";
+    EXPECT_EQ(plan->elapsed_by, state::ElapsedBy::kHostCounter);
     const auto applied = machine::apply(*machine_, *plan);
     ASSERT_TRUE(applied) << applied.error().message();
     const auto certificate = machine::verify(*machine_, *plan, *applied);

@@ -23,6 +23,7 @@ enum class Bug : std::uint8_t {
     kTruncatedDecodeAccepted,   ///< what the stream lacks is taken as zero
     kIntegrityIgnored,          ///< the hash of the record is not looked at
     kUtcInsteadOfTai,           ///< the gap measured on REALTIME across a leap second
+    kSuspendForgotten,          ///< BOOTTIME - MONOTONIC is not in the anchor
     kTaiOffsetForgotten,        ///< a host that was never told TAI - UTC is taken at its word
     kUnsyncIgnored,             ///< STA_UNSYNC of a host is not looked at
     kRateTermMissing,           ///< the bound without what the counters may be off their rates

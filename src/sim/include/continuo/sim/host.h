@@ -65,6 +65,9 @@ class Host final : public model::Platform {
     /// What its TAI is ahead of the truth now, in ns.
     std::int64_t tai_error_ns();
 
+    /// CLOCK_BOOTTIME - CLOCK_MONOTONIC.
+    std::int64_t slept_ns() const { return slept_ns_; }
+
     // What happens to it.
     void ntp_step(std::int64_t size_ns);
     void ntp_slew(std::int64_t ppb);

@@ -50,8 +50,9 @@ struct Destination {
     Architecture architecture = Architecture::kX86_64;
     HostIdentity identity;
     Anchor<HostCounter> anchor;
-    /// Elapsed time goes by the counter. Only with proof: equal boot identities, or, where one is
-    /// unknown, a caller who vouches for it; two known identities that differ are refused.
+    /// Elapsed time goes by the counter, unless the host was suspended in between, where it goes by
+    /// TAI. Only with proof: equal boot identities, or, where one is unknown, a caller who vouches
+    /// for it; two known identities that differ are refused.
     bool same_boot = false;
     /// 48 (VMX), 32 (SVM), or none: the host cannot scale a guest's TSC.
     std::optional<int> scaling_frac_bits;
@@ -181,7 +182,7 @@ struct ExchangeMeasure : GapMeasure {
 };
 
 /// Every way that there was to measure the gap between two hosts, the chosen one among them;
-/// neither on one boot.
+/// neither on one boot, except TAI where that boot was suspended in between.
 struct GapMeasures {
     std::optional<GapMeasure> by_tai;
     std::optional<ExchangeMeasure> by_exchange;

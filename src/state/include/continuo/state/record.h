@@ -52,6 +52,10 @@ struct HostIdentity {
 /// NTP lets a clock be off its stated rate (MAXFREQ).
 inline constexpr std::uint32_t kRateBoundUnknownPpb = 500'000;
 
+/// Two values of Anchor::suspended_ns are taken for one up to here: far more than the two clocks'
+/// readings are apart, far less than any suspend takes.
+inline constexpr std::int64_t kSuspendedSlackNs = 100'000;
+
 /// A host's counter and TAI at one instant. D is SourceCounter in a record, HostCounter on this
 /// host.
 template <time::CounterAxis D>
@@ -71,6 +75,10 @@ struct Anchor {
     /// The counter's true frequency is within this of the stated one, in 10^-9 of it; the truncated
     /// kHz come on top. At most kRateBoundPpbMax.
     std::uint32_t rate_bound_ppb = kRateBoundUnknownPpb;
+    /// How long this boot had been suspended by then, CLOCK_BOOTTIME - CLOCK_MONOTONIC; none:
+    /// unknown. The counter may stand still, go on or start again in a suspend, so it measures time
+    /// only between two anchors that agree in this.
+    std::optional<std::uint64_t> suspended_ns;
 
     friend bool operator==(const Anchor&, const Anchor&) = default;
 };

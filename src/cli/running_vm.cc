@@ -15,6 +15,7 @@
 #include "continuo/vmm/witness_names.h"
 #include "progress.h"
 #include "text.h"
+#include "time_devices.h"
 
 namespace continuo::cli {
 
@@ -92,6 +93,7 @@ class RunningVm {
         vmm::VirtualMachine& machine = *vm_->machine();
         options_.console.print(machine);
         options_.console.type(machine);
+        tend_time_devices(machine);
         const auto ended = machine.ended();
         if (ended == vmm::GuestEnd::kReset && options_.start_again) return start_again();
         if (auto well = machine.health(); !well) return well;
@@ -156,6 +158,7 @@ class RunningVm {
         json["vcpus"] = machine.config().vcpus;
         json["memory_bytes"] = machine.config().memory_bytes;
         json["witness"] = witness_json(machine);
+        json["notice"] = notice_device_json(machine);
         return json;
     }
 
@@ -216,7 +219,10 @@ class RunningVm {
         vmm::MigrationOptions options;
         options.observer = [this, round = 0](vmm::Step step) mutable {
             // What it printed here is printed here, up to its last byte.
-            if (auto* machine = vm_->machine()) options_.console.print(*machine);
+            if (auto* machine = vm_->machine()) {
+                options_.console.print(*machine);
+                tend_time_devices(*machine);
+            }
             if (step == vmm::Step::kSourceRound) progress("pre-copy, round {}", ++round);
             if (step == vmm::Step::kSourceStop) progress("the guest is stopped");
             if (step == vmm::Step::kSourceCommit) progress("the VM is handed over");

@@ -1,4 +1,4 @@
-// continuo vm resume, vm stop: what an operator decides about a VM.
+// continuo vm status, vm resume, vm stop: what an operator asks of a VM and decides about it.
 #include <memory>
 
 #include "text.h"
@@ -8,6 +8,9 @@ namespace continuo::cli {
 
 namespace {
 
+constexpr const char* kStatusExample =
+    "Example:\n"
+    "  $ continuo vm status --control /tmp/vm.sock --json\n";
 constexpr const char* kResumeExample =
     "For a VM that stands still because nobody could tell whether its migration succeeded. Resume\n"
     "it only where you know that the destination does not run it.\n"
@@ -34,6 +37,9 @@ Result<ExitCode> tell(const Options& options, const char* command) {
     return print_text(table.text());
 }
 
+Result<ExitCode> run_status(const Options& options) {
+    return tell(options, "status");
+}
 Result<ExitCode> run_resume(const Options& options) {
     return tell(options, "resume");
 }
@@ -55,6 +61,7 @@ void add_one(CLI::App& vm, Invocation& invocation, const std::string& name,
 }  // namespace
 
 void add_vm_control(CLI::App& vm, Invocation& invocation) {
+    add_one(vm, invocation, "status", "Say how a VM is", kStatusExample, &run_status);
     add_one(vm, invocation, "resume", "Let a VM that stands still go on", kResumeExample,
             &run_resume);
     add_one(vm, invocation, "stop", "End a running VM", kStopExample, &run_stop);

@@ -7,9 +7,11 @@
 
 #include "continuo/vmm/guest_kernel.h"
 #include "input.h"
+#include "number.h"
 #include "progress.h"
 #include "running_vm.h"
 #include "text.h"
+#include "time_devices.h"
 #include "vm.h"
 #include "vm_options.h"
 
@@ -44,6 +46,8 @@ struct Options {
     std::string append;
     ConsoleOptions console;
     bool once = false;
+    bool no_notice = false;
+    std::string release_after = "5s";
     std::string control;
     std::string run_for;
     bool json = false;
@@ -67,6 +71,10 @@ Result<vmm::GuestKernel> read_kernel(const Options& options) {
     kernel.image = std::move(image->bytes);
     kernel.name = std::filesystem::path{options.kernel}.filename();
     kernel.command_line = options.append;
+    kernel.notice = !options.no_notice;
+    const auto release_after = parse_duration("--release-after", options.release_after);
+    if (!release_after) return tl::unexpected(release_after.error());
+    kernel.release_after_ns = *release_after;
     if (options.initrd.empty()) return kernel;
     auto initrd = read_file(options.initrd, kFileMax);
     if (!initrd) return tl::unexpected(std::move(initrd.error()));
@@ -186,6 +194,7 @@ Result<ExitCode> print_kernel_run(const VmRun& run, bool as_json) {
     json["ended_by"] = name(run.end);
     json["exit_code"] = exit_code ? Json(*exit_code) : Json{};
     json["resets"] = run.resets;
+    json["notice"] = run.vm->machine() != nullptr ? notice_device_json(*run.vm->machine()) : Json{};
     json["migration"] = run.stats ? stats_json(*run.stats) : Json{};
     return print_json(json, code);
 }
@@ -199,6 +208,12 @@ void add_vm_run(CLI::App& vm, Invocation& invocation) {
     command->add_option("--append", options->append, "Its command line")->type_name("TEXT");
     add_witness_options(*command, options->witness);
     add_console_options(*command, options->console);
+    command->add_flag("--no-notice", options->no_notice,
+                      "A machine without the device that tells its guest of gaps");
+    command
+        ->add_option("--release-after", options->release_after,
+                     "How long readers of REALTIME wait for a guest that does not answer (else 5s)")
+        ->type_name("DURATION");
     command->add_flag("--once", options->once, "End where the guest resets");
     command->add_option("--control", options->control, "Take commands on this Unix socket")
         ->type_name("PATH");

@@ -7,6 +7,7 @@
 #include "continuo/kvm/counter.h"
 #include "continuo/kvm/settle.h"
 #include "continuo/state/codec.h"
+#include "continuo/vmm/notice_device.h"
 
 namespace continuo::vmm {
 
@@ -90,7 +91,9 @@ Status KvmSourceVm::stop() {
 Result<Bytes> KvmSourceVm::capture_clocks() {
     auto record = machine::capture(*clock_machine_of(*machine_, findings_));
     if (!record) return tl::unexpected(std::move(record.error()));
-    if (const auto notice = read_notice(machine_->memory()); notice && *notice)
+    if (NoticeDevice* device = machine_->board().notice())
+        record->notice_sequence = device->save().sums.sequence;
+    else if (const auto notice = read_notice(machine_->memory()); notice && *notice)
         record->notice_sequence = (*notice)->page.migration_sequence;
     if (auto good = state::check(*record); !good) return tl::unexpected(std::move(good.error()));
     record_ = std::move(*record);
@@ -180,17 +183,31 @@ Status KvmDestinationVm::set_clocks(HostCount resume_at) {
     auto applied = options_.by_value ? machine::apply_by_value(*clocks_, *record_, *planned)
                                      : machine::apply(*clocks_, *planned, options_.apply);
     if (!applied) return tl::unexpected(std::move(applied.error()));
-    if (planned->notice && notice_before_) {
-        auto told =
-            publish_notice(*machine_, *notice_before_, *planned->notice, planned->gap_bound_ns);
-        if (!told) return told;
-        applied->notice_published = true;
+    if (planned->notice) {
+        const auto told = tell(*planned->notice, planned->gap_bound_ns);
+        if (!told) return tl::unexpected(told.error());
+        applied->notice_published = *told;
     }
     auto certificate = machine::verify(*clocks_, *planned, *applied);
     if (!certificate) return tl::unexpected(std::move(certificate.error()));
     plan_ = std::move(*planned);
     certificate_ = std::move(*certificate);
     return {};
+}
+
+Result<bool> KvmDestinationVm::tell(const state::Notice& notice, std::uint64_t bound_ns) {
+    if (NoticeDevice* device = machine_->board().notice())
+        return device->raise(
+            {notice.delta_realtime.raw(), static_cast<std::uint64_t>(notice.gap.raw()), bound_ns});
+    if (!notice_before_) return false;
+    auto told = publish_notice(*machine_, *notice_before_, notice, bound_ns);
+    if (!told) return tl::unexpected(std::move(told.error()));
+    return true;
+}
+
+void KvmDestinationVm::announce() {
+    NoticeDevice* device = machine_->board().notice();
+    if (device != nullptr && plan_->notice) device->announce();
 }
 
 Status KvmDestinationVm::run() {
@@ -209,7 +226,10 @@ Status KvmDestinationVm::run() {
         // A quarter of the lead is left for the threads to wake and reach the gate.
         const HostCount latest = resume_at - host_ticks(lead / 4, findings_.host.frequency());
         const bool in_time = (latest - kvm::host_counter()).raw() >= 0;
-        if (in_time || attempts_ == kAttemptsMax) return machine_->resume_at(resume_at);
+        if (in_time || attempts_ == kAttemptsMax) {
+            announce();
+            return machine_->resume_at(resume_at);
+        }
     }
 }
 
@@ -217,6 +237,7 @@ Status KvmDestinationVm::run_by_value() {
     attempts_ = 1;
     if (auto set = set_clocks(kvm::host_counter()); !set) return set;
     if (auto armed = arm_timers(*machine_, *state_); !armed) return armed;
+    announce();
     return machine_->resume();
 }
 

@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <system_error>
@@ -293,6 +294,7 @@ Status VirtualMachine::command_run(std::optional<HostCount> gate) {
         ++command_;
     }
     running_ = true;
+    board_.on_running(true);
     for (Runner& runner : runners_)
         runner.commanded.notify_one();
     return {};
@@ -331,6 +333,7 @@ Status VirtualMachine::stop() {
     }
     phase_ = Phase::kStopped;
     running_ = false;
+    board_.on_running(false);
     return {};
 }
 
@@ -423,7 +426,10 @@ Status VirtualMachine::log_dirty_pages(bool on) {
 
 void VirtualMachine::mark_dirty(std::uint64_t gpa) {
     std::lock_guard lock{mutex_};
-    marked_pages_.push_back(gpa / kvm::kPageSize);
+    const std::uint64_t page = gpa / kvm::kPageSize;
+    // Where nobody fetches the log for long, a page that is written often is kept once.
+    if (std::find(marked_pages_.begin(), marked_pages_.end(), page) == marked_pages_.end())
+        marked_pages_.push_back(page);
 }
 
 Status VirtualMachine::fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) {

@@ -1,10 +1,14 @@
 #include "acpi.h"
 
+#include <cstdio>
 #include <cstring>
 #include <span>
 #include <string_view>
 
 #include "aml.h"
+#include "continuo/abi/time_travel.h"
+#include "continuo/abi/vmclock.h"
+#include "continuo/kvm/memory.h"
 #include "continuo/state/error.h"
 
 namespace continuo::vmm::acpi {
@@ -89,11 +93,57 @@ class Table {
 
 constexpr std::size_t kHeaderBytes = 36;
 
-Bytes make_dsdt() {
+constexpr char kNoticePath[] = "\\_SB_.CTNO";
+constexpr char kVmclockPath[] = "\\_SB_.VCLK";
+constexpr std::uint32_t kPage = kvm::kPageSize;
+
+/// Its _UID is the page's address: Linux shows that of any device to any program, and _CRS to none.
+Aml notice_device(std::uint32_t page) {
+    char address[16];
+    std::snprintf(address, sizeof address, "0x%x", page);
+    const Aml wake =
+        device("WAKE", terms({named("_HID", eisa_id("PNP0501")), named("_UID", integer(1)),
+                              named("_CRS", resources({port_resource(kWakePort, 8),
+                                                       isa_interrupt_resource(kWakeIrq)}))}));
+    return device("CTNO",
+                  terms({named("_HID", text(abi::kTimeTravelAcpiHid)), named("_UID", text(address)),
+                         named("_CRS", resources({memory_resource(page, kPage)})), wake}));
+}
+
+Aml vmclock_device(std::uint32_t page) {
+    return device("VCLK", terms({named("_HID", text(abi::kVmclockAcpiHid)),
+                                 named("_CID", text(abi::kVmclockAcpiCid)),
+                                 named("_CRS", resources({memory_resource(page, kPage)}))}));
+}
+
+/// Turns the interrupt into what it was for.
+Aml event_device(const TimeDevices& devices) {
+    Aml told = load_local0("PEND");
+    if (devices.notice_page)
+        told =
+            terms({told, if_local0(kEventNotice, notify(kNoticePath, abi::kTimeTravelAcpiNotify))});
+    if (devices.vmclock_page)
+        told =
+            terms({told, if_local0(kEventVmclock, notify(kVmclockPath, abi::kVmclockAcpiNotify))});
+    return device("GED_", terms({named("_HID", text("ACPI0013")),
+                                 named("_CRS", resources({interrupt_resource(kEventIrq)})),
+                                 port_byte("EVRG", "PEND", kEventPort), method("_EVT", 1, told)}));
+}
+
+Aml time_devices(const TimeDevices& devices) {
+    if (!devices.notice_page && !devices.vmclock_page) return {};
+    Aml all;
+    if (devices.notice_page) all = terms({all, notice_device(*devices.notice_page)});
+    if (devices.vmclock_page) all = terms({all, vmclock_device(*devices.vmclock_page)});
+    return scope("\\_SB_", terms({all, event_device(devices)}));
+}
+
+Bytes make_dsdt(const TimeDevices& devices) {
     const Aml off = integer(kSoftOffType);
     const Aml none = integer(0);
     return Table{"DSDT", 2, kHeaderBytes}
         .add_bytes(named("_S5_", package({off, off, none, none})))
+        .add_bytes(time_devices(devices))
         .take();
 }
 
@@ -183,10 +233,10 @@ class Layout {
 
 }  // namespace
 
-Bytes tables(std::uint32_t vcpus) {
+Bytes tables(std::uint32_t vcpus, const TimeDevices& devices) {
     Layout out;
     const std::uint64_t facs = out.add(make_facs());
-    const std::uint64_t dsdt = out.add(make_dsdt());
+    const std::uint64_t dsdt = out.add(make_dsdt(devices));
     const std::uint64_t fadt = out.add(make_fadt(facs, dsdt));
     const std::uint64_t madt = out.add(make_madt(vcpus));
     out.put_first(make_rsdp(out.add(make_xsdt(fadt, madt))));

@@ -52,7 +52,7 @@ Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const V
     Board board;
     // A line that cannot be moved is KVM's end of the VM's: its vCPUs will say so.
     board.devices_ = std::make_unique<Devices>(
-        console, [&vm](bool on) { (void)vm.set_interrupt_line(kSerialIrq, on); });
+        console, [&vm](std::uint32_t gsi, bool on) { (void)vm.set_interrupt_line(gsi, on); });
     const auto xsave = vm.check_extension(KVM_CAP_XSAVE2);
     if (xsave && *xsave > 4096) board.xsave_bytes_ = static_cast<std::size_t>(*xsave);
     for (std::uint32_t id = 0; id < config.vcpus; ++id) {
@@ -78,6 +78,14 @@ std::size_t Board::type(std::span<const std::byte> bytes) {
 
 void Board::on_console_taken() {
     devices_->serial().on_room();
+}
+
+NoticeDevice* Board::notice() {
+    return devices_->notice();
+}
+
+void Board::on_running(bool runs) {
+    if (NoticeDevice* device = notice()) device->on_running(runs);
 }
 
 std::string where_it_stands(const kvm::Vcpu& vcpu) {

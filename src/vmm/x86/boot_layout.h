@@ -15,8 +15,11 @@ inline constexpr std::uint64_t kNames = 0x2c00;       ///< multiboot's own name 
 inline constexpr std::uint64_t kPageTables = 0x3000;  ///< PML4, PDPT, four page directories
 inline constexpr std::uint64_t kCommandLine = 0x20000;
 inline constexpr std::uint32_t kCommandLineBytes = 0x10000;
-/// RAM that a guest may use ends here; ACPI's tables follow at 0xe0000.
+/// RAM that a guest may use ends here; the devices' pages and ACPI's tables follow, in what the
+/// memory map calls reserved.
 inline constexpr std::uint64_t kLowMemoryEnd = 0x9fc00;
+inline constexpr std::uint32_t kNoticePage = 0xd0000;
+inline constexpr std::uint32_t kVmclockPage = 0xd1000;
 inline constexpr std::uint64_t kHighMemory = 0x100000;
 
 }  // namespace continuo::vmm::boot

@@ -1,6 +1,8 @@
 // The devices of an x86-64 VM that KVM does not have itself, and the ports at which they are: a
-// serial console (COM1), ACPI's PM1 block and the reset ports, and the exit port of test payloads.
-// Ports and memory where nothing is read as ones, as on a PC.
+// serial console (COM1), ACPI's PM1 block and the reset ports, the exit port of test payloads, and,
+// where the VM has them, the devices that tell the guest of the time: their interrupt with the port
+// that says what it was for, the line that wakes programs (COM2), and the register by which a guest
+// places its notice page itself. Ports and memory where nothing is read as ones, as on a PC.
 #pragma once
 
 #include <linux/kvm.h>
@@ -8,11 +10,14 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 
 #include "continuo/vmm/console.h"
 #include "continuo/vmm/guest_request.h"
+#include "continuo/vmm/notice_device.h"
 #include "serial.h"
 
 namespace continuo::vmm {
@@ -22,12 +27,34 @@ inline constexpr std::uint32_t kSerialIrq = 4;
 /// The code in 1, 2 or 4 bytes; at QEMU's isa-debug-exit, the device of public test payloads.
 inline constexpr std::uint16_t kPortExit = 0xf4;
 
-/// Any method, any thread.
+/// GPA of the notice page: 32 bits each, the high half last; a write there places the page, and
+/// reads back as zero where no memory is.
+inline constexpr std::uint16_t kPortNoticePage = 0x610;
+
+/// Where devices have their pages.
+struct GuestPages {
+    kvm::GuestMemory& memory;
+    std::function<void(std::uint64_t gpa)> mark_dirty;
+};
+
+/// Any method, any thread; devices are added before the vCPUs run.
 class Devices {
   public:
-    /// `set_serial_interrupt` moves the interrupt line of the serial port.
-    Devices(Console& console, std::function<void(bool)> set_serial_interrupt)
-        : serial_{console, std::move(set_serial_interrupt)} {}
+    /// `set_line` moves an input of the interrupt controllers.
+    Devices(Console& console, std::function<void(std::uint32_t gsi, bool on)> set_line);
+
+    /// The VM has a notice device from here on: with its page at `page`, for a guest that starts;
+    /// or as it comes, after the interrupt controllers and the memory.
+    state::Status add_notice(const GuestPages& pages, std::uint64_t page,
+                             std::uint64_t release_after_ns);
+    state::Status load_notice(const GuestPages& pages, const NoticeState& state,
+                              const SerialState& wake);
+    /// Null where the VM has none; so is the line.
+    NoticeDevice* notice() { return notice_.get(); }
+    const SerialPort& wake() const { return wake_; }
+    /// What the devices' interrupt stands for and the guest has not asked yet (acpi::kEvent…).
+    std::uint8_t events() const;
+    void load_events(std::uint8_t events);
 
     /// Deals with an exit to a port or to memory where nothing is mapped; nullopt for other exits.
     /// `run` is of the calling thread's vCPU.
@@ -44,9 +71,24 @@ class Devices {
   private:
     void read_port(std::uint16_t port, std::span<std::byte> into);
     DeviceAccess write_port(std::uint16_t port, std::span<const std::byte> from);
+    SerialPort* serial_at(std::uint16_t port, std::uint16_t& offset);
+    NoticeDevice::Wiring wiring(const GuestPages& pages);
+    void announce_notice();
+    void raise_event(std::uint8_t event);
+    std::uint8_t take_events();
+    std::uint32_t read_notice_page(bool high) const;
+    void write_notice_page(bool high, std::uint32_t value);
 
+    std::function<void(std::uint32_t gsi, bool on)> set_line_;
     SerialPort serial_;
     std::atomic<std::uint16_t> pm1_enable_{0};
+
+    Console nobody_;  ///< what a guest prints on the line that wakes it
+    SerialPort wake_;
+    std::unique_ptr<NoticeDevice> notice_;
+    std::atomic<std::uint32_t> notice_page_low_{0};  ///< written, and waits for its high half
+    mutable std::mutex events_mutex_;
+    std::uint8_t events_ = 0;
 };
 
 }  // namespace continuo::vmm

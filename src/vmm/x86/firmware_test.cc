@@ -61,7 +61,7 @@ Bytes table_at(const Bytes& all, std::uint64_t gpa, const std::string& signature
 
 TEST(Acpi, TablesAddUpAndLeadToEachOther) {
     for (const std::uint32_t vcpus : {1u, 2u, 64u}) {
-        const Bytes all = acpi::tables(vcpus);
+        const Bytes all = acpi::tables(vcpus, {});
         EXPECT_EQ(std::memcmp(all.data(), "RSD PTR ", 8), 0);
         EXPECT_EQ(sum(all, 0, 20), 0u);
         EXPECT_EQ(sum(all, 0, 36), 0u);
@@ -87,12 +87,45 @@ TEST(Acpi, TablesAddUpAndLeadToEachOther) {
 }
 
 TEST(Acpi, SoftOffIsWhatTheDsdtSays) {
-    const Bytes all = acpi::tables(1);
+    const Bytes all = acpi::tables(1, {});
     const Bytes fadt = table_at(
         all, get<std::uint64_t>(table_at(all, get<std::uint64_t>(all, 24), "XSDT"), 36), "FACP");
     const Bytes dsdt = table_at(all, get<std::uint64_t>(fadt, 140), "DSDT");
     const Bytes code{dsdt.begin() + 36, dsdt.end()};
     EXPECT_EQ(code, bytes_of({0x08, '_', 'S', '5', '_', 0x12, 6, 4, 0, 0, 0, 0}));
+}
+
+TEST(Acpi, TimeDevicesAreDescribedAndNotified) {
+    const auto code_of = [](const acpi::TimeDevices& devices) {
+        const Bytes all = acpi::tables(1, devices);
+        const Bytes xsdt = table_at(all, get<std::uint64_t>(all, 24), "XSDT");
+        const Bytes fadt = table_at(all, get<std::uint64_t>(xsdt, 36), "FACP");
+        const Bytes dsdt = table_at(all, get<std::uint64_t>(fadt, 140), "DSDT");
+        return std::string{reinterpret_cast<const char*>(dsdt.data()), dsdt.size()};
+    };
+    const auto holds = [](const std::string& code, const std::string& part) {
+        return code.find(part) != std::string::npos;
+    };
+    using namespace std::string_literals;
+    const std::string notice = code_of({.notice_page = 0xd0000, .vmclock_page = {}});
+    EXPECT_TRUE(holds(notice,
+                      "\x08_HID\x0d"
+                      "CTNO0001\0\x08_UID\x0d"
+                      "0xd0000\0"s));
+    EXPECT_TRUE(holds(notice, "\x86\x09\x00\x01\x00\x00\x0d\x00\x00\x10\x00\x00\x79\x00"s))
+        << "_CRS";
+    EXPECT_TRUE(holds(notice, "\xa0\x13\x7b\x60\x01\x00\x86\x5c\x2f\x02_SB_CTNO\x0a\x80"s))
+        << "If (Local0 & 1) Notify (CTNO, 0x80)";
+    EXPECT_TRUE(holds(notice, "\x89\x06\x00\x01\x01\x10\x00\x00\x00\x79\x00"s))
+        << "the event device's";
+    EXPECT_FALSE(holds(notice, "VMCLOCK"));
+    const std::string both = code_of({.notice_page = 0xd0000, .vmclock_page = 0xd1000});
+    EXPECT_TRUE(holds(both, "\xa0\x14\x7b\x60\x0a\x02\x00\x86\x5c\x2f\x02_SB_VCLK\x0a\x80"s));
+    EXPECT_EQ(code_of({}).size(), 36u + 12) << "nothing but the way to switch off";
+}
+
+TEST(Aml, EisaIds) {
+    EXPECT_EQ(acpi::eisa_id("PNP0501"), bytes_of({0x0c, 0x41, 0xd0, 0x05, 0x01}));
 }
 
 TEST(Aml, Integers) {

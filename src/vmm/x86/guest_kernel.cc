@@ -9,6 +9,7 @@
 
 #include "acpi.h"
 #include "boot_layout.h"
+#include "devices.h"
 #include "flat_segment.h"
 #include "guest_writer.h"
 #include "kernel_image.h"
@@ -310,13 +311,26 @@ Result<Handover> make_handover(const GuestKernel& kernel, const KernelImage& ima
     return handover;
 }
 
+acpi::TimeDevices time_devices(const GuestKernel& kernel) {
+    acpi::TimeDevices devices;
+    if (kernel.notice) devices.notice_page = boot::kNoticePage;
+    return devices;
+}
+
+Status add_time_devices(VirtualMachine& machine, const GuestKernel& kernel) {
+    const GuestPages pages{machine.memory(),
+                           [&machine](std::uint64_t gpa) { machine.mark_dirty(gpa); }};
+    if (!kernel.notice) return {};
+    return machine.board().devices().add_notice(pages, boot::kNoticePage, kernel.release_after_ns);
+}
+
 Status fill_memory(VirtualMachine& machine, const GuestKernel& kernel, const KernelImage& image,
                    const Handover& handover) {
     GuestWriter out{machine.memory()};
     for (const LoadSegment& segment : image.segments)
         out.put_bytes(segment.gpa, segment.bytes);
     if (handover.initrd != 0) out.put_bytes(handover.initrd, kernel.initrd);
-    out.put_bytes(acpi::kTables, acpi::tables(machine.config().vcpus));
+    out.put_bytes(acpi::kTables, acpi::tables(machine.config().vcpus, time_devices(kernel)));
     const std::string& line = handover.command_line;
     out.put_bytes(boot::kCommandLine, std::as_bytes(std::span{line.c_str(), line.size() + 1}));
     put_descriptors(out, image.mode);
@@ -342,6 +356,8 @@ Result<KernelFormat> load_guest_kernel(VirtualMachine& machine, const GuestKerne
     if (!handover) return tl::unexpected(handover.error());
     if (auto filled = fill_memory(machine, kernel, *image, *handover); !filled)
         return tl::unexpected(std::move(filled.error()));
+    if (auto added = add_time_devices(machine, kernel); !added)
+        return tl::unexpected(std::move(added.error()));
     kvm::Vcpu& first = machine.vcpus().front();
     if (auto set = set_segments(first, image->mode); !set)
         return tl::unexpected(std::move(set.error()));

@@ -1,4 +1,6 @@
 // Live migrations of the witness guest on a real /dev/kvm: what only x86-64 has.
+#include "acpi.h"
+#include "devices.h"
 #include "migration_kvm_fixture.h"
 
 namespace continuo::vmm {
@@ -76,6 +78,36 @@ TEST_F(MigrationOnKvm, ADestinationThatLacksACpuFeatureRefusesItByName) {
     EXPECT_EQ(created.error().code, state::ErrorCode::kUnsupported);
     EXPECT_EQ(created.error().where, "CPUID 0x1.0 ECX");
     EXPECT_EQ(destination.machine(), nullptr);
+}
+
+TEST_F(MigrationOnKvm, TheNoticeDeviceIsRaisedBeforeTheGuestRuns) {
+    constexpr std::uint64_t kPage = 0xd0000;
+    auto machine = boot(*host_, 1);
+    ASSERT_OK(machine);
+    ASSERT_OK((*machine)->stop());
+    VirtualMachine& first = **machine;
+    ASSERT_OK(first.board().devices().add_notice(
+        {first.memory(), [&first](std::uint64_t gpa) { first.mark_dirty(gpa); }}, kPage, 5'000));
+    ASSERT_OK(first.resume());
+    KvmSourceVm source{host_->system, std::move(*machine), host_->findings};
+    ArrivalOptions options;
+    options.plan.policy = state::Policy::kAdvanceAndNotify;
+    KvmDestinationVm destination{host_->system, host_->findings, options};
+    const Ends ends = migrate(source, destination, address());
+    if (const auto* kept = std::get_if<Kept>(&*ends.source)) FAIL() << kept->reason.message();
+    VirtualMachine& moved = *destination.machine();
+    const auto page = moved.memory().read_object<abi::time_travel_page>(kPage);
+    ASSERT_OK(page);
+    EXPECT_EQ(page->migration_sequence, 1u);
+    EXPECT_EQ(page->release_after_ns, 5'000u);
+    EXPECT_EQ(page->gap_ns, static_cast<std::uint64_t>(destination.plan()->notice->gap.raw()))
+        << "of the plan that counted, however often the instant was missed";
+    EXPECT_GT(page->gap_ns, 0u);
+    EXPECT_EQ(page->time_travelled_ns, 0u) << "REALTIME advanced";
+    EXPECT_EQ(destination.certificate()->notice->sequence, 1u);
+    EXPECT_EQ(moved.board().devices().events(), acpi::kEventNotice);
+    EXPECT_EQ(moved.board().notice()->status().counts.raised, 1u);
+    ASSERT_OK(moved.stop());
 }
 
 TEST_F(MigrationOnKvm, AnMsrThatTheDestinationRefusesIsNamed) {

@@ -19,6 +19,9 @@ enum Tag : std::uint32_t {
     kTagPit = 2,
     kTagSerial = 3,
     kTagPm1 = 4,
+    kTagNotice = 5,
+    kTagWake = 6,
+    kTagDeviceEvents = 7,
     kTagMpState = 16,
     kTagRegs = 17,
     kTagSregs = 18,
@@ -55,26 +58,59 @@ struct WirePm1 {
 };
 static_assert(sizeof(WirePm1) == 4);
 
+struct WireNotice {
+    std::uint64_t page;
+    std::uint64_t release_after_ns;
+    std::uint64_t sequence;
+    std::uint64_t time_travelled_ns;
+    std::uint64_t gap_ns;
+    std::uint64_t maxerror_ns;
+    std::uint64_t unanswered_ns;
+    std::uint32_t released;
+    std::uint32_t zero;
+};
+static_assert(sizeof(WireNotice) == 64);
+
+struct WireEvents {
+    std::uint8_t pending;
+    std::uint8_t zero[3];
+};
+static_assert(sizeof(WireEvents) == 4);
+
 /// What every vCPU has, MSRs not counted: a claim of more vCPUs than that takes no memory.
 constexpr std::size_t kVcpuBytesMin = 7 * sizeof(ItemHeader) + sizeof(kvm_mp_state) +
                                       sizeof(kvm_regs) + sizeof(kvm_sregs) +
                                       sizeof(kvm_lapic_state) + sizeof(kvm_vcpu_events) + kXsaveMin;
 
-/// A device at reset is left out: so a guest that uses none can go to a release that has none.
+void encode_serial(StateWriter& out, Tag tag, const SerialState& serial) {
+    if (serial == SerialState{}) return;
+    const WireSerial wire{serial.interrupt_enable, serial.fifo_control,
+                          serial.line_control,     serial.modem_control,
+                          serial.scratch,          serial.transmitter_empty_pending,
+                          serial.divisor};
+    std::vector<std::byte> body(sizeof wire);
+    std::memcpy(body.data(), &wire, sizeof wire);
+    const auto received = std::as_bytes(std::span{serial.received});
+    body.insert(body.end(), received.begin(), received.end());
+    out.item(tag, kWholeVm, std::span<const std::byte>{body});
+}
+
+void encode_notice(StateWriter& out, const NoticeState& notice) {
+    const abi::TimeTravelState& sums = notice.sums;
+    out.item(kTagNotice, kWholeVm,
+             WireNotice{notice.page, notice.release_after_ns, sums.sequence, sums.time_travelled_ns,
+                        sums.gap_ns, sums.maxerror_ns, sums.unanswered_ns,
+                        static_cast<std::uint32_t>(sums.released), 0});
+}
+
+/// A device at reset is left out: so a guest that uses none can go to a release that has none. The
+/// notice device is there or not: a guest that has one is never without.
 void encode_devices(StateWriter& out, const VmState& state) {
-    const SerialState& serial = state.serial;
-    if (serial != SerialState{}) {
-        const WireSerial wire{serial.interrupt_enable, serial.fifo_control,
-                              serial.line_control,     serial.modem_control,
-                              serial.scratch,          serial.transmitter_empty_pending,
-                              serial.divisor};
-        std::vector<std::byte> body(sizeof wire);
-        std::memcpy(body.data(), &wire, sizeof wire);
-        const auto received = std::as_bytes(std::span{serial.received});
-        body.insert(body.end(), received.begin(), received.end());
-        out.item(kTagSerial, kWholeVm, std::span<const std::byte>{body});
-    }
+    encode_serial(out, kTagSerial, state.serial);
     if (state.pm1_enable != 0) out.item(kTagPm1, kWholeVm, WirePm1{state.pm1_enable, 0});
+    if (state.notice) encode_notice(out, *state.notice);
+    encode_serial(out, kTagWake, state.wake);
+    if (state.events != 0) out.item(kTagDeviceEvents, kWholeVm, WireEvents{state.events, {}});
 }
 
 void encode_vcpu(StateWriter& out, std::uint32_t index, const VcpuState& vcpu) {
@@ -127,22 +163,30 @@ class Decoder {
                 return copy_item(item, state_.pit);
             case kTagSerial:
                 if (auto once = vm_seen_.mark(item, 4); !once) return once;
-                return serial(item);
+                return serial(item, state_.serial);
             case kTagPm1:
                 if (auto once = vm_seen_.mark(item, 5); !once) return once;
                 return pm1(item);
+            case kTagNotice:
+                if (auto once = vm_seen_.mark(item, 6); !once) return once;
+                return notice(item);
+            case kTagWake:
+                if (auto once = vm_seen_.mark(item, 7); !once) return once;
+                return serial(item, state_.wake);
+            case kTagDeviceEvents:
+                if (auto once = vm_seen_.mark(item, 8); !once) return once;
+                return events(item);
             default:
                 return unknown_item(item);
         }
     }
 
-    Status serial(const StateItem& item) {
+    Status serial(const StateItem& item, SerialState& out) {
         WireSerial wire;
         if (item.body.size() < sizeof wire ||
             item.body.size() - sizeof wire > SerialState::kReceivedMax)
             return damaged_state(item.offset, "a serial port has 8 to 4104 bytes");
         std::memcpy(&wire, item.body.data(), sizeof wire);
-        SerialState& out = state_.serial;
         out = {wire.interrupt_enable, wire.fifo_control,
                wire.line_control,     wire.modem_control,
                wire.scratch,          wire.transmitter_empty_pending,
@@ -157,6 +201,28 @@ class Decoder {
         if (auto copied = copy_item(item, wire); !copied) return copied;
         if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
         state_.pm1_enable = wire.enable;
+        return {};
+    }
+
+    Status notice(const StateItem& item) {
+        WireNotice wire;
+        if (auto copied = copy_item(item, wire); !copied) return copied;
+        if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
+        if (wire.released > 1)
+            return damaged_state(item.offset, "a notice is released, 1, or not, 0");
+        state_.notice = NoticeState{wire.page,
+                                    wire.release_after_ns,
+                                    {wire.sequence, wire.time_travelled_ns, wire.gap_ns,
+                                     wire.maxerror_ns, wire.unanswered_ns, wire.released != 0}};
+        return {};
+    }
+
+    Status events(const StateItem& item) {
+        WireEvents wire;
+        if (auto copied = copy_item(item, wire); !copied) return copied;
+        if ((wire.zero[0] | wire.zero[1] | wire.zero[2]) != 0)
+            return damaged_state(item.offset, "a reserved byte is not zero");
+        state_.events = wire.pending;
         return {};
     }
 
@@ -211,6 +277,8 @@ class Decoder {
 
     Status check_complete() {
         if (!vm_seen_.has(0xf)) return damaged_state(reader_.size(), "a VM-wide item is missing");
+        if (!state_.notice && state_.wake != SerialState{})
+            return damaged_state(reader_.size(), "a notice device's line without the device");
         constexpr std::uint32_t kAll = (1u << (kTagMsrs - kTagMpState + 1)) - 1;
         constexpr std::uint32_t kMayLack =
             (1u << (kTagDebugregs - kTagMpState)) | (1u << (kTagXcrs - kTagMpState));

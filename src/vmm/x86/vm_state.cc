@@ -140,6 +140,24 @@ Status check_shape(VirtualMachine& machine, const VmState& state) {
     return {};
 }
 
+void save_time_devices(Devices& devices, VmState& state) {
+    if (NoticeDevice* notice = devices.notice()) {
+        state.notice = notice->save();
+        state.wake = devices.wake().state();
+    }
+    state.events = devices.events();
+}
+
+Status load_time_devices(VirtualMachine& machine, const VmState& state) {
+    Devices& devices = machine.board().devices();
+    const GuestPages pages{machine.memory(),
+                           [&machine](std::uint64_t gpa) { machine.mark_dirty(gpa); }};
+    if (state.notice)
+        if (auto done = devices.load_notice(pages, *state.notice, state.wake); !done) return done;
+    devices.load_events(state.events);
+    return {};
+}
+
 }  // namespace
 
 Result<VmState> save_state(VirtualMachine& machine, const kvm::System& system) {
@@ -161,6 +179,7 @@ Result<VmState> save_state(VirtualMachine& machine, const kvm::System& system) {
         return tl::unexpected(std::move(done.error()));
     state.serial = machine.board().devices().serial().state();
     state.pm1_enable = machine.board().devices().pm1_enable();
+    save_time_devices(machine.board().devices(), state);
     for (const kvm::Vcpu& vcpu : machine.vcpus()) {
         auto saved = save_vcpu(vcpu, machine.board().xsave_bytes(), wanted);
         if (!saved) return tl::unexpected(std::move(saved.error()));
@@ -178,6 +197,7 @@ Status load_state(VirtualMachine& machine, const VmState& state) {
     // After the interrupt controllers, whose input it moves.
     machine.board().devices().serial().load(state.serial);
     machine.board().devices().set_pm1_enable(state.pm1_enable);
+    if (auto done = load_time_devices(machine, state); !done) return done;
     for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
         if (auto done = load_vcpu(machine.vcpus()[i], state.vcpus[i]); !done) return done;
     }

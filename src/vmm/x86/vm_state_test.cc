@@ -86,6 +86,46 @@ VmState with_devices() {
     return state;
 }
 
+VmState with_time_devices() {
+    VmState state = sample(1);
+    state.notice = NoticeState{0xd0000, 5'000, {7, 1'000, 2'000, 3, 400, true}};
+    state.wake = {0x05, 0x01, 0x13, 0x0b, 0x5a, 1, 0x0c01, {'n', '\n'}};
+    state.events = 1;
+    return state;
+}
+
+TEST(VmStateCodec, TimeDevicesComeBack) {
+    const VmState state = with_time_devices();
+    const auto bytes = encode_state(state);
+    const auto back = decode_state(bytes);
+    ASSERT_TRUE(back) << back.error().message();
+    EXPECT_EQ(back->notice, state.notice);
+    EXPECT_EQ(back->wake, state.wake);
+    EXPECT_EQ(back->events, 1);
+    EXPECT_EQ(encode_state(*back), bytes);
+    EXPECT_FALSE(decode_state(encode_state(sample(1)))->notice);
+}
+
+TEST(VmStateCodec, TimeDevicesAreNotBelieved) {
+    const auto bytes = encode_state(with_time_devices());
+    const std::size_t notice = 16 + 3 * (16 + sizeof(kvm_irqchip)) + 16 + sizeof(kvm_pit_state2);
+    for (std::size_t length = notice; length < bytes.size(); ++length)
+        ASSERT_FALSE(decode_state(std::span{bytes}.first(length))) << length;
+    const auto refused = [&](std::size_t at, std::byte value) {
+        auto damaged = bytes;
+        damaged[at] = value;
+        return decode_state(damaged).error().code == state::ErrorCode::kMalformed;
+    };
+    EXPECT_TRUE(refused(notice + 16 + 56, std::byte{2})) << "released, or not";
+    EXPECT_TRUE(refused(notice + 16 + 60, std::byte{1})) << "reserved";
+    const std::size_t events = notice + (16 + 64) + (16 + 8 + 2);
+    EXPECT_TRUE(refused(events + 16 + 3, std::byte{1})) << "reserved";
+    EXPECT_TRUE(refused(events, std::byte{5})) << "the notice device twice";
+    VmState line_alone = with_time_devices();
+    line_alone.notice.reset();
+    EXPECT_EQ(decode_state(encode_state(line_alone)).error().code, state::ErrorCode::kMalformed);
+}
+
 TEST(VmStateCodec, DevicesComeBackAndThoseAtResetTakeNoBytes) {
     const VmState state = with_devices();
     const auto back = decode_state(encode_state(state));

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "continuo/vmm/notice_device.h"
 #include "continuo/vmm/virtual_machine.h"
 
 namespace continuo::vmm {
@@ -19,6 +20,8 @@ struct GuestKernel {
     std::vector<std::byte> initrd;  ///< initramfs, or the only multiboot module; may be empty
     std::string name = "kernel";    ///< what a multiboot payload is called, and error messages say
     std::string command_line;
+    bool notice = true;  ///< the machine has the time-travel device (notice_device.h)
+    std::uint64_t release_after_ns = kReleaseAfterNsDefault;
 };
 
 enum class KernelFormat : std::uint8_t {

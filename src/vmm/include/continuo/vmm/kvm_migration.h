@@ -111,6 +111,10 @@ class KvmDestinationVm final : public DestinationVm {
     Result<state::Plan> plan_for(HostCount resume_at);
     /// Plans for `resume_at`, writes, reads back.
     Status set_clocks(HostCount resume_at);
+    /// Puts the notice where the guest finds it; false where there is no such place.
+    Result<bool> tell(const state::Notice& notice, std::uint64_t bound_ns);
+    /// Its interrupt.
+    void announce();
     Status run_by_value();
 
     const kvm::System& system_;

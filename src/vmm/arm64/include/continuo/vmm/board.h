@@ -19,6 +19,8 @@
 
 namespace continuo::vmm {
 
+class NoticeDevice;
+
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
 inline constexpr std::int64_t kGateSpinTicks = 2'000;
@@ -39,6 +41,10 @@ class Board {
     /// There is no device that takes what is typed: 0.
     std::size_t type(std::span<const std::byte> /*bytes*/) { return 0; }
     void on_console_taken() {}
+
+    /// The device that tells the guest of gaps: there is none.
+    NoticeDevice* notice() { return nullptr; }
+    void on_running(bool /*runs*/) {}
 
   private:
     Console* console_ = nullptr;

@@ -21,6 +21,7 @@
 namespace continuo::vmm {
 
 class Devices;
+class NoticeDevice;
 
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
@@ -47,6 +48,11 @@ class Board {
     std::size_t type(std::span<const std::byte> bytes);
     /// The console's text has been taken. Any thread.
     void on_console_taken();
+
+    /// The device that tells the guest of gaps; null where the VM has none.
+    NoticeDevice* notice();
+    /// Before the vCPUs run, and after.
+    void on_running(bool runs);
 
     /// Bytes of one vCPU's XSAVE area on this host.
     std::size_t xsave_bytes() const { return xsave_bytes_; }

@@ -14,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "continuo/vmm/notice_device.h"
 #include "continuo/vmm/serial_state.h"
 #include "continuo/vmm/virtual_machine.h"
 
@@ -41,8 +42,11 @@ struct VcpuState {
 struct VmState {
     std::array<kvm_irqchip, 3> irqchips{};  ///< by chip id: PIC master, PIC slave, IOAPIC
     kvm_pit_state2 pit{};
-    SerialState serial;            ///< COM1
-    std::uint16_t pm1_enable = 0;  ///< ACPI's PM1 enable register
+    SerialState serial;                 ///< COM1
+    std::uint16_t pm1_enable = 0;       ///< ACPI's PM1 enable register
+    std::optional<NoticeState> notice;  ///< none: the VM has no such device
+    SerialState wake;                   ///< COM2, of the notice device
+    std::uint8_t events = 0;            ///< of the devices' interrupt, not asked for yet
     std::vector<VcpuState> vcpus;
 };
 

@@ -51,11 +51,11 @@ void* Agent::map(const char* what, const char* path, std::uint64_t offset, bool 
 }
 
 bool Agent::open() {
-    if (!open_notice() || !open_wake() || !open_vmclock() || !open_clock()) return false;
+    if (!open_notice() || !open_vmclock() || !open_wake() || !open_clock()) return false;
     if (notice_ != nullptr && !options_.once && fds_[kWake].fd < 0 && fds_[kVmclock].fd < 0 &&
         options_.check_every_s == 0) {
         Line line;
-        line << "nothing tells of notices in " << options_.notice_path
+        line << "nothing tells of notices in " << notice_path_
              << ": give --wake, a vmclock that notifies, or --check-every";
         log(system_, line);
         return false;
@@ -66,15 +66,17 @@ bool Agent::open() {
 }
 
 bool Agent::open_notice() {
-    if (options_.notice_path == nullptr) return true;
+    if (options_.discover && !find_notice_page()) return false;
+    if (notice_path_ == nullptr) return true;
     int fd = -1;
-    void* at = map("notice page", options_.notice_path, options_.notice_offset, true, fd);
-    if (at == nullptr) return false;
+    void* at = map("notice page", notice_path_, notice_offset_, true, fd);
+    // One that was only found may be closed to the agent: vmclock tells of gaps, too.
+    if (at == nullptr) return options_.notice_path == nullptr;
     system_.close(fd);
     auto* page = static_cast<continuo_time_travel_page*>(at);
     if (continuo_travel_page_valid(page) == 0) {
         Line line;
-        line << options_.notice_path << " is no notice page: magic " << std::uint64_t{page->magic}
+        line << notice_path_ << " is no notice page: magic " << std::uint64_t{page->magic}
              << ", version " << std::uint64_t{page->version} << ", size "
              << std::uint64_t{page->size};
         log(system_, line);
@@ -84,19 +86,38 @@ bool Agent::open_notice() {
     return true;
 }
 
+bool Agent::find_notice_page() {
+    const FoundNotice found = find_notice(system_);
+    if (!found.device) return true;
+    if (found.page == kNoPage) {
+        Line line;
+        line << "the device CTNO0001 does not say where its page is: give --notice, or none";
+        log(system_, line);
+        return false;
+    }
+    notice_path_ = "/dev/mem";
+    notice_offset_ = found.page;
+    return true;
+}
+
 bool Agent::open_wake() {
-    if (options_.wake_path == nullptr) return true;
+    const bool found = notice_ != nullptr && options_.discover && fds_[kVmclock].fd < 0;
+    if (wake_path_ == nullptr && found) {
+        found_wake_ = find_wake(system_);
+        if (found_wake_.size() != 0) wake_path_ = found_wake_.c_str();
+    }
+    if (wake_path_ == nullptr) return true;
     // For writing too: a UIO device is armed so, and a FIFO without a writer would be at its end.
-    fds_[kWake].fd = system_.open(options_.wake_path, O_RDWR | O_NONBLOCK);
+    fds_[kWake].fd = system_.open(wake_path_, O_RDWR | O_NONBLOCK | O_NOCTTY);
     if (fds_[kWake].fd >= 0) {
-        wake_is_uio_ = begins_with(options_.wake_path, "/dev/uio");
+        wake_is_uio_ = begins_with(wake_path_, "/dev/uio");
         if (wake_is_uio_) {
             const std::uint32_t arm = 1;
             system_.write(fds_[kWake].fd, &arm, sizeof(arm));
         }
         return true;
     }
-    return complain("wake", options_.wake_path, fds_[kWake].fd);
+    return complain("wake", wake_path_, fds_[kWake].fd);
 }
 
 bool Agent::open_vmclock() {
@@ -109,8 +130,28 @@ bool Agent::open_vmclock() {
     vmclock_ = static_cast<const continuo_vmclock_page*>(at);
     vmclock_watch_ = ::new (vmclock_watch_storage_) VmclockWatch{system_, *vmclock_};
     fds_[kVmclock].fd = fd;
-    take(kVmclock);
+    if (!vmclock_can_be_waited_for()) {
+        system_.close(fd);
+        fds_[kVmclock].fd = -1;
+    }
     return true;
+}
+
+// A device whose host never notifies hangs up at once; the driver's first releases have no poll(2),
+// and what has none is always readable. A host that writes the page meanwhile is read again.
+bool Agent::vmclock_can_be_waited_for() {
+    constexpr int kLooks = 3;
+    for (int i = 0; i < kLooks; ++i) {
+        take(kVmclock);
+        pollfd& fd = fds_[kVmclock];
+        if (fd.fd < 0) return true;  // and said
+        const int ready = system_.wait(&fd, 1, 0);
+        const short events = fd.revents;
+        fd.revents = 0;
+        if (ready <= 0) return true;
+        if ((events & POLLIN) == 0) break;
+    }
+    return false;
 }
 
 bool Agent::open_clock() {
@@ -138,7 +179,8 @@ bool Agent::wait() {
     }
     pass();
     // Deaf to notices it is of no use: whoever has started it starts it again.
-    return options_.wake_path == nullptr || fds_[kWake].fd >= 0;
+    if (wake_path_ != nullptr) return fds_[kWake].fd >= 0;
+    return notice_ == nullptr || fds_[kVmclock].fd >= 0 || options_.check_every_s != 0;
 }
 
 // Empties a source, so that it is quiet until the next time.

@@ -9,6 +9,7 @@
 #include "continuo/guest/time_travel_page.h"
 #include "continuo/guest/vmclock_reader.h"
 #include "counters.h"
+#include "discovery.h"
 #include "jump_watch.h"
 #include "options.h"
 #include "repair.h"
@@ -22,6 +23,9 @@ class Agent {
     Agent(System& system, const Options& options)
         : system_{system},
           options_{options},
+          notice_path_{options.notice_path},
+          notice_offset_{options.notice_offset},
+          wake_path_{options.wake_path},
           repair_{system, options.policy, counters_},
           jumps_{system} {}
 
@@ -43,8 +47,10 @@ class Agent {
     enum Source : std::uint8_t { kWake, kVmclock, kClock, kSources };
 
     bool open_notice();
+    bool find_notice_page();
     bool open_wake();
     bool open_vmclock();
+    bool vmclock_can_be_waited_for();
     bool open_clock();
     void empty_wake();
     void* map(const char* what, const char* path, std::uint64_t offset, bool writable, int& fd);
@@ -58,6 +64,10 @@ class Agent {
 
     System& system_;
     const Options& options_;
+    const char* notice_path_ = nullptr;
+    std::uint64_t notice_offset_ = 0;
+    const char* wake_path_ = nullptr;
+    DevicePath found_wake_;
     Counters counters_;
     Repair repair_;
     JumpWatch jumps_;

@@ -242,6 +242,79 @@ TEST_F(AgentTest, ArmsAUioDeviceAndOnlyThat) {
     EXPECT_EQ(system.files["/dev/uio0"].size(), 4u);
 }
 
+struct Discovery : AgentTest {
+    static constexpr const char* kUid = "/sys/bus/acpi/devices/CTNO0001:00/uid";
+    Discovery() { system.files[kUid] = "0xd0000\n"; }
+    void with_page() { system.pages["/dev/mem"] = &notice; }
+    void with_line(const std::string& way) {
+        system.files["/sys/class/tty/ttyS0/device/../../firmware_node/../hid"] = "LNXSYBUS\n";
+        system.files["/sys/class/tty/ttyS1" + way] = "CTNO0001\n";
+    }
+};
+
+TEST_F(Discovery, FindsThePageAndTheLineThatWakesIt) {
+    with_page();
+    for (const char* way : {"/device/firmware_node/../hid", "/device/../../firmware_node/../hid"}) {
+        with_line(way);
+        start();
+        EXPECT_EQ(system.mapped_offset, 0xd0000u);
+        carry_out(host.raise({11, 11, 1}, notice.migration_sequence, 0));
+        EXPECT_TRUE(wake({POLLIN, 0, 0}));
+        EXPECT_EQ(counters().answers, 1u);
+        EXPECT_FALSE(wake({POLLHUP, 0, 0})) << "it is what wakes it";
+        system.files.erase("/sys/class/tty/ttyS1" + std::string{way});
+    }
+}
+
+TEST_F(Discovery, IsDeafWhereThereIsNoLine) {
+    with_page();
+    Agent deaf{system, options};
+    EXPECT_FALSE(deaf.open());
+    EXPECT_THAT(system.journal(), HasSubstr("nothing tells of notices in /dev/mem"));
+}
+
+TEST_F(Discovery, TakesVmclocksNotificationWhereThereIsOne) {
+    with_page();
+    with_vmclock();
+    start();
+    carry_out(host.raise({11, 11, 1}, notice.migration_sequence, 0));
+    EXPECT_TRUE(wake({0, POLLIN, 0}));
+    EXPECT_EQ(counters().answers, 1u);
+    EXPECT_FALSE(wake({0, POLLHUP, 0})) << "it is what wakes it";
+}
+
+TEST_F(Discovery, AVmclockThatCannotBeWaitedForIsReadAndNotWaitedFor) {
+    with_page();
+    with_vmclock();
+    with_line("/device/firmware_node/../hid");
+    for (const short always : {short{POLLIN}, short{POLLHUP}}) {
+        system.vmclock_poll = always;  // no poll(2); no notification
+        start();
+        EXPECT_FALSE(wake({POLLHUP, 0, 0})) << "the line is what wakes it";
+    }
+}
+
+TEST_F(Discovery, GoesOnWithoutAPageThatIsClosedToIt) {
+    with_vmclock();  // and /dev/mem is locked down
+    start();
+    EXPECT_THAT(system.journal(), HasSubstr("notice page /dev/mem: errno"));
+    vmclock.disruption_marker = 2;
+    EXPECT_TRUE(wake({0, POLLIN, 0}));
+    EXPECT_EQ(counters().disruptions, 1u);
+}
+
+TEST_F(Discovery, NamesADeviceThatDoesNotSayWhereItsPageIs) {
+    for (const char* text : {"", "\n", "7x", "0x", "0x1ffffffffffffffff"}) {
+        system.files[kUid] = text;
+        Agent lost{system, options};
+        EXPECT_FALSE(lost.open()) << text;
+        EXPECT_THAT(system.journal(), HasSubstr("does not say where its page is"));
+    }
+    options.discover = false;
+    Agent told_not_to_look{system, options};
+    EXPECT_TRUE(told_not_to_look.open());
+}
+
 TEST_F(AgentTest, SaysThatSomebodyElseHasSetRealtime) {
     start();
     system.realtime_offset_ns += 90'000'000'000;
@@ -321,7 +394,11 @@ TEST(AgentOptions, AreUnderstood) {
     EXPECT_EQ(options.policy.daemon, Daemon::kTimesyncd);
     EXPECT_EQ(options.check_every_s, 60u);
     EXPECT_TRUE(options.once);
+    EXPECT_FALSE(options.discover);
     EXPECT_TRUE(parsed({"--vmclock=/dev/vmclock1"}).second.vmclock_named);
+    EXPECT_TRUE(parsed({"--once"}).second.discover);
+    EXPECT_FALSE(parsed({"--notice=none"}).second.discover);
+    EXPECT_EQ(parsed({"--notice=none"}).second.notice_path, nullptr);
     EXPECT_EQ(parsed({"--help"}).first, Parsed::kHelp);
     EXPECT_EQ(parsed({"--version"}).first, Parsed::kVersion);
 }

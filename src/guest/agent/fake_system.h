@@ -43,6 +43,8 @@ class FakeSystem final : public System {
     bool chrony_answers = true;
     bool at_end = false;       ///< what read() reads
     std::vector<short> ready;  ///< revents of the next wait()
+    std::uint64_t mapped_offset = 0;
+    short vmclock_poll = 0;  ///< what vmclock's device says to a look without waiting
     // -- the test's hand --
     std::function<void()> before_call;  ///< may throw Death
     std::size_t calls = 0;
@@ -78,8 +80,9 @@ class FakeSystem final : public System {
 
     int watch_clock() override { return call("timerfd") ? -fail_with : kClockFd; }
     int rewatch_clock(int) override { return call("timerfd_settime"); }
-    int wait(pollfd* fds, unsigned count, int) override {
+    int wait(pollfd* fds, unsigned count, int timeout_ms) override {
         if (const int error = call("poll")) return error;
+        if (timeout_ms == 0) return (fds[0].revents = vmclock_poll) != 0 ? 1 : 0;
         int some = 0;
         for (unsigned i = 0; i < count; ++i) {
             fds[i].revents = i < ready.size() && fds[i].fd >= 0 ? ready[i] : short{0};
@@ -94,15 +97,21 @@ class FakeSystem final : public System {
         open_path_ = path;
         return kFileFd;
     }
-    int map(int, std::uint64_t, std::size_t, bool, void*& at) override {
+    int map(int, std::uint64_t offset, std::size_t, bool, void*& at) override {
         if (const int error = call("mmap")) return error;
+        mapped_offset = offset;
         const auto page = pages.find(open_path_);
         if (page == pages.end()) return -ENODEV;
         at = page->second;
         return 0;
     }
-    int read(int, void*, std::size_t size) override {
+    int read(int, void* to, std::size_t size) override {
         if (const int error = call("read")) return error;
+        if (open_path_.starts_with("/sys/")) {
+            const std::string& text = files[open_path_];
+            std::memcpy(to, text.data(), std::min(size, text.size()));
+            return static_cast<int>(std::min(size, text.size()));
+        }
         return at_end ? 0 : size == 64 ? -EAGAIN : static_cast<int>(size);
     }
     int write(int, const void* from, std::size_t size) override {

@@ -2,6 +2,8 @@
 
 #include <cstddef>
 
+#include "number.h"
+
 namespace continuo::guest {
 
 namespace {
@@ -10,9 +12,12 @@ constexpr char kUsage[] =
     "continuo-agent: repairs a guest's clocks after it was migrated, restored or paused\n"
     "\n"
     "  --notice=FILE[@OFFSET]  the notice page: a UIO device, /dev/mem, or a file (offset 0xHEX or "
-    "decimal)\n"
-    "  --wake=FILE             becomes readable with each notice: a UIO device, a virtio port, a "
-    "FIFO\n"
+    "decimal);\n"
+    "                          none: do not look for one (default: the ACPI device CTNO0001's)\n"
+    "  --wake=FILE             becomes readable with each notice: a UIO device, a serial or a "
+    "virtio "
+    "port, a FIFO\n"
+    "                          (default: the found device's own, where no vmclock notifies)\n"
     "  --vmclock=FILE|none     vmclock's device (default: /dev/vmclock0 where there is one)\n"
     "  --ntp=void|keep         the kernel's NTP state after a repair: unknown (default), or as it "
     "was\n"
@@ -42,38 +47,13 @@ bool equal(const char* a, const char* b) {
     return *a == *b;
 }
 
-int digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return 16;
-}
-
-/// Decimal, or hexadecimal behind 0x.
-bool number(const char* text, std::uint64_t limit, std::uint64_t& out) {
-    unsigned base = 10;
-    if (text[0] == '0' && (text[1] == 'x' || text[1] == 'X')) {
-        base = 16;
-        text += 2;
-    }
-    if (*text == '\0') return false;
-    std::uint64_t value = 0;
-    for (; *text != '\0'; ++text) {
-        const auto next = static_cast<unsigned>(digit(*text));
-        if (next >= base || value > (limit - next) / base) return false;
-        value = value * base + next;
-    }
-    out = value;
-    return value <= limit;
-}
-
 /// FILE or FILE@OFFSET; cuts the argument in two.
 bool place(char* text, Options& options) {
     options.notice_path = text;
     for (char* c = text; *c != '\0'; ++c) {
         if (*c != '@') continue;
         *c = '\0';
-        const bool good = number(c + 1, UINT64_MAX, options.notice_offset);
+        const bool good = parse_number(c + 1, UINT64_MAX, options.notice_offset);
         if (!good) *c = '@';
         return good && options.notice_offset % 4096 == 0;
     }
@@ -105,8 +85,10 @@ bool daemon(const char* value, Daemon& out) {
 
 bool take(char* argument, Options& options) {
     if (equal(argument, "--once")) return options.once = true;
-    if (const char* value = value_of(argument, "--notice"))
-        return place(argument + (value - argument), options);
+    if (const char* value = value_of(argument, "--notice")) {
+        options.discover = false;
+        return equal(value, "none") || place(argument + (value - argument), options);
+    }
     if (const char* value = value_of(argument, "--wake")) {
         options.wake_path = value;
         return *value != '\0';
@@ -132,7 +114,7 @@ bool take(char* argument, Options& options) {
     }
     if (const char* value = value_of(argument, "--check-every")) {
         std::uint64_t seconds = 0;
-        const bool good = number(value, 86'400, seconds);
+        const bool good = parse_number(value, 86'400, seconds);
         options.check_every_s = static_cast<std::uint32_t>(seconds);
         return good;
     }

@@ -8,6 +8,7 @@
 namespace continuo::guest {
 
 struct Options {
+    bool discover = true;               ///< looks for the notice page where none is named
     const char* notice_path = nullptr;  ///< what to map the notice page from
     std::uint64_t notice_offset = 0;    ///< where in it
     const char* wake_path = nullptr;    ///< becomes readable with each notice

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Dict, List, Sequence
@@ -59,7 +60,7 @@ def _compare(options, store: Store, progress: Progress) -> int:
         raise LabError(1, f"a move cannot be judged: {error}") from error
     summaries = [one for one in found if one is not None]
     document = as_document(request, store.records, summaries)
-    measured = f"{document['about']}\n\n{page.tables(summaries)}"
+    measured = f"{textwrap.fill(document['about'], 100)}\n\n{page.tables(summaries)}"
     if options.write:
         page.write_into(ROOT / "docs/compare-qemu.md", measured)
         (ROOT / "docs/compare-qemu.svg").write_text(page.svg(summaries), encoding="utf-8")

@@ -35,6 +35,7 @@ void add_plan(CLI::App& program, Invocation& invocation);
 void add_sim(CLI::App& program, Invocation& invocation);
 void add_version(CLI::App& program, Invocation& invocation);
 void add_vm(CLI::App& program, Invocation& invocation);
+void add_watch(CLI::App& program, Invocation& invocation);
 
 /// Adds a command of this name: `run` is called with its options once the whole line is parsed.
 /// `example` stands at the end of its --help.

@@ -2,9 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <memory>
 #include <utility>
 
 #include "compare_report.h"
@@ -25,18 +22,6 @@ std::vector<RuledClaim> rule_all(const sim::Comparison& comparison) {
         out.push_back({&claim, claim.decide(comparison)});
     }
     return out;
-}
-
-state::Status write_page(const std::string& path, const Json& document) {
-    const std::string page = report_page(document);
-    errno = 0;
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file{std::fopen(path.c_str(), "wb"),
-                                                               std::fclose};
-    if (file && std::fwrite(page.data(), 1, page.size(), file.get()) == page.size() &&
-        std::fflush(file.get()) == 0)
-        return {};
-    return state::fail(state::ErrorCode::kIo, path, "the page could not be written",
-                       "Check the path of --html", errno);
 }
 
 }  // namespace
@@ -70,7 +55,7 @@ Result<ExitCode> print_comparison(const CompareOptions& options,
         return print_text(compare_text(comparison, claims), code);
     const Json document = compare_json(comparison, claims);
     if (!options.html.empty())
-        if (const auto written = write_page(options.html, document); !written)
+        if (const auto written = write_page(options.html, ReportPage::kCompare, document); !written)
             return tl::unexpected(written.error());
     if (options.json) return print_json(document, code);
     return print_text(compare_text(comparison, claims), code);

@@ -34,6 +34,7 @@ void set_up(CLI::App& program, Invocation& invocation) {
     add_explore(program, invocation);
     add_compare(program, invocation);
     add_sim(program, invocation);
+    add_watch(program, invocation);
     add_bench(program, invocation);
     add_version(program, invocation);
 }

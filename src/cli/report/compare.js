@@ -2,28 +2,7 @@
 // document does not say: sums over scenarios are the document's own `totals`.
 "use strict";
 
-const data = JSON.parse(document.getElementById("data").textContent);
 const kAll = "";
-const kColours = ["#1f4e79", "#c0504d", "#2e8b57", "#8064a2", "#e08e0b", "#17a2b8", "#7f6000", "#d6589f", "#5b6675",
-                  "#6aa84f", "#a61c00", "#3d5afe", "#00796b", "#8d6e63", "#9e9d24", "#ad1457"];
-
-function element(tag, attributes, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes || {}))
-        made.setAttribute(name, value);
-    for (const child of children)
-        made.append(child);
-    return made;
-}
-
-/// A length of time with the unit that suits it, to 3 digits.
-function showNs(ns) {
-    const units = [[31556952e9, "y"], [86400e9, "d"], [3600e9, "h"], [1e9, "s"], [1e6, "ms"], [1e3, "µs"]];
-    for (const [size, name] of units)
-        if (ns >= size)
-            return `${Number((ns / size).toPrecision(3))} ${name}`;
-    return `${ns} ns`;
-}
 
 function share(part, whole) {
     if (part === whole)
@@ -46,9 +25,7 @@ function fillHead() {
     const tiles = [[data.runs.toLocaleString("en"), "simulated runs"], [data.strategies.length, "strategies"],
                    [data.scenarios.length, "scenarios"], [count("reproduced"), "claims reproduced"],
                    [count("not_reproduced"), "claims not reproduced"], [count("undecided"), "not decided by these runs"]];
-    for (const [number, text] of tiles)
-        document.getElementById("tiles").append(
-            element("div", {class: "tile"}, element("b", {}, String(number)), element("span", {}, text)));
+    fillTiles(tiles);
     document.getElementById("replay").textContent = "continuo sim run FILE --strategy NAME --seeds SEED..SEED";
 }
 
@@ -229,10 +206,6 @@ function drawList(id, list) {
     document.getElementById(id).replaceChildren(body);
 }
 
-function option(select, value, text) {
-    select.append(element("option", {value}, text));
-}
-
 function start() {
     fillHead();
     const scenario = document.getElementById("scenario");
@@ -244,7 +217,6 @@ function start() {
     const verdict = document.getElementById("verdict");
     option(verdict, kAll, "all claims");
     Object.entries(kVerdicts).forEach(([name, text]) => option(verdict, name, text));
-    Chart.defaults.font.family = "system-ui, 'DejaVu Sans', sans-serif";
     const redraw = () => { drawMatrix(scenario.value); drawBars(scenario.value); };
     scenario.addEventListener("change", redraw);
     quantity.addEventListener("change", () => drawSpread(quantity.value));

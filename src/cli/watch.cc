@@ -45,7 +45,7 @@ struct Options {
     std::string length;
     std::string rate = "200";
     std::string window = "1s";
-    std::string hole = "20ms";
+    std::string hole = "100ms";
     std::string vmclock = "auto";
     std::string phc = "auto";
     std::string html;
@@ -87,7 +87,7 @@ Result<Wanted> parse(const Options& options) {
     wanted.settings.window = *window;
     // Passes that are on time are no hole.
     wanted.settings.hole = std::max(
-        *hole, Nanos::from_raw(static_cast<std::int64_t>(3 * 1'000'000'000 / wanted.rate_hz)));
+        *hole, Nanos::from_raw(static_cast<std::int64_t>(3'000'000'000U / wanted.rate_hz)));
     return wanted;
 }
 
@@ -260,7 +260,7 @@ void add_watch(CLI::App& program, Invocation& invocation) {
         ->type_name("DURATION");
     command
         ->add_option("--hole", options->hole,
-                     "A stop is no reading on any CPU for so long, at least 3 passes (else 20ms)")
+                     "A stop is no reading on any CPU for so long, at least 3 passes (else 100ms)")
         ->type_name("DURATION");
     command
         ->add_option("--vmclock", options->vmclock,

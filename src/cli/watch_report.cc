@@ -16,6 +16,8 @@ using namespace guest::watch;
 using state::Json;
 
 constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
+/// So many events are shown with all their clocks.
+constexpr std::size_t kFewEvents = 12;
 
 /// Middle and radius of an interval: what lies in it is the middle, give or take the radius.
 struct Middle {
@@ -278,9 +280,11 @@ std::string event_text(const WatchSetup& setup, const Event& event) {
                  {"by"}}};
     for (std::size_t i = 0; i < kTracks; ++i) {
         const auto& seam = event.seams[i];
-        if (!seam) continue;
-        table.add({std::string{name(track_at(i))}, show_middle(seam->seam),
-                   seam->lost ? show_middle(*seam->lost) : "-", show_ns(seam->jump.raw()),
+        const bool counter = track_at(i) == Track::kCounter;
+        if (!seam || (counter && !seam->lost)) continue;
+        table.add({std::string{name(track_at(i))}, counter ? "-" : show_middle(seam->seam),
+                   seam->lost ? show_middle(*seam->lost) : "-",
+                   counter ? "-" : show_ns(seam->jump.raw()),
                    std::string{name(seam->method)} + (seam->cpus_agree ? "" : ", CPUs differ")});
     }
     return "  " + event_line(event) + "\n" + (table.empty() ? "" : table.text("    ")) +
@@ -293,8 +297,10 @@ std::string events_text(const WatchSetup& setup, const Report& report) {
     if (report.events_total > report.events.size())
         text += fmt::format("  of which the first and the last {} are shown\n",
                             report.events.size() / 2);
+    const bool few = report.events.size() <= kFewEvents;
     for (const Event& event : report.events)
-        text += event_text(setup, event);
+        text += few ? event_text(setup, event) : "  " + event_line(event) + "\n";
+    if (!few) text += "  --json and --html have what each did to every clock\n";
     return text;
 }
 

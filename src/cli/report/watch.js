@@ -51,7 +51,8 @@ function seamCell(seam) {
 }
 
 function fillEvents() {
-    const shown = kRows.filter(name => data.events.some(e => e.clocks.some(c => c.clock === name)));
+    const worthIt = c => c.clock !== "counter" || c.lost_ns !== null;
+    const shown = kRows.filter(name => data.events.some(e => e.clocks.some(c => c.clock === name && worthIt(c))));
     const rows = data.events.map(e => [
         element("th", {id: `event-${e.number}`}, String(e.number)), seconds(e.at_ns), e.reasons.join(", "),
         e.blackout_ns === null ? "–" : showNs(e.blackout_ns),

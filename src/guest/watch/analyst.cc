@@ -93,7 +93,7 @@ void Analyst::Work::begin_event(const Pass& pass, const Breaks& breaks) {
         pending->from = follower.last()->end;
         pending->to = pass.begin;
         pending->at = statistics.since_start(pass);
-        if (last_stop) pending->since_stop = pending->at - *last_stop;
+        if (last_stop && !breaks.lines) pending->since_stop = pending->at - *last_stop;
     }
     pending->narrow(follower.last()->end, pass.begin);
     pending->reasons.add(breaks.reasons);

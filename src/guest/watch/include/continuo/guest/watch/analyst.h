@@ -29,9 +29,9 @@ struct Settings {
     /// The stretch of readings before an event, and after it, that its lines are made of. What it
     /// did to the clocks is known that long after it.
     Nanos window = Nanos::from_raw(1'000'000'000);
-    /// No reading on any CPU for this long is a stop of the guest. Longer than some passes are
-    /// apart.
-    Nanos hole = Nanos::from_raw(20'000'000);
+    /// No reading on any CPU for this long is a stop of the guest, whatever else is seen. Longer
+    /// than some passes are apart; below 100 ms a busy machine does that to itself.
+    Nanos hole = Nanos::from_raw(100'000'000);
     /// Events of which everything is kept: so many of the first, and of the last.
     std::size_t events_kept = 200;
 };

@@ -112,7 +112,8 @@ struct Event {
     /// `blackout_by`: the stop was no longer.
     std::optional<Nanos> blackout;
     Track blackout_by = Track::kMonotonicRaw;
-    /// Since the last stop or disruption: for a repair, how long a clock stood wrong.
+    /// Of a step alone, since the last stop or disruption: for a repair, how long a clock stood
+    /// wrong.
     std::optional<Nanos> since_stop;
     std::optional<Track> reference;
     std::array<std::optional<Seam>, kTracks> seams;

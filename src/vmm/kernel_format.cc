@@ -12,6 +12,8 @@ std::string_view name(KernelFormat format) {
             return "ELF Linux";
         case KernelFormat::kMultiboot:
             return "multiboot payload";
+        case KernelFormat::kArm64Image:
+            return "Linux arm64 Image";
     }
     return "unknown";
 }

@@ -40,6 +40,13 @@ Result<kvm_vcpu_init> Vm::preferred_target() const {
     });
 }
 
+Status Vm::set_interrupt_line(std::uint32_t intid, bool on) {
+    kvm_irq_level line{};
+    line.irq = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid;
+    line.level = on ? 1 : 0;
+    return call(KVM_IRQ_LINE, &line, "KVM_IRQ_LINE");
+}
+
 Status Vm::set_counter_offset(std::uint64_t offset) {
     abi::kvm_arm_counter_offset request{offset, 0};
     auto set = call(abi::kKVM_ARM_SET_COUNTER_OFFSET, &request, "KVM_ARM_SET_COUNTER_OFFSET");

@@ -4,14 +4,17 @@
 #include <cstdio>
 #include <cstring>
 
+#include "continuo/vmm/arm64_board.h"
 #include "continuo/vmm/core_registers.h"
-#include "continuo/vmm/witness_machine.h"
+#include "interrupt_controller.h"
+#include "serial.h"
 
 namespace continuo::vmm {
 
 namespace {
 
 using state::Result;
+using state::Status;
 
 Result<kvm::Vcpu> create_vcpu(const kvm::Vm& vm, std::uint32_t id, const CpuModel& model) {
     auto vcpu = kvm::Vcpu::create(vm, id);
@@ -21,6 +24,56 @@ Result<kvm::Vcpu> create_vcpu(const kvm::Vm& vm, std::uint32_t id, const CpuMode
     std::copy(model.features.begin(), model.features.end(), init.features);
     if (auto done = vcpu->init(init); !done) return tl::unexpected(std::move(done.error()));
     return vcpu;
+}
+
+Status create_vcpus(const kvm::Vm& vm, std::uint32_t count, const CpuModel& model,
+                    std::vector<kvm::Vcpu>& vcpus) {
+    for (std::uint32_t id = 0; id < count; ++id) {
+        auto vcpu = create_vcpu(vm, id, model);
+        if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
+        vcpus.push_back(std::move(*vcpu));
+    }
+    return {};
+}
+
+bool is_within(std::uint64_t at, std::uint64_t begin, std::uint64_t bytes) {
+    return at >= begin && at - begin < bytes;
+}
+
+DeviceAccess access_serial(SerialPort& serial, std::uint16_t offset, const kvm_run& run,
+                           std::span<std::uint8_t> data) {
+    // A register is a byte; what is wider or behind the last reads as ones.
+    const bool is_register = offset < SerialPort::kRegisters && data.size() == 1;
+    if (run.mmio.is_write != 0) {
+        if (is_register) serial.write(offset, data[0]);
+    } else if (is_register) {
+        data[0] = serial.read(offset);
+    } else {
+        std::fill(data.begin(), data.end(), std::uint8_t{0xff});
+    }
+    return {};
+}
+
+DeviceAccess access_exit(const kvm_run& run, std::span<std::uint8_t> data) {
+    if (run.mmio.is_write == 0) {
+        std::fill(data.begin(), data.end(), std::uint8_t{0xff});
+        return {};
+    }
+    DeviceAccess exit{GuestRequest::kExit, 0};
+    if (data.size() != sizeof exit.code) return {};
+    std::memcpy(&exit.code, data.data(), sizeof exit.code);
+    return exit;
+}
+
+std::optional<DeviceAccess> access_psci(const kvm_run& run) {
+    switch (run.system_event.type) {
+        case KVM_SYSTEM_EVENT_SHUTDOWN:
+            return DeviceAccess{GuestRequest::kPowerOff, 0};
+        case KVM_SYSTEM_EVENT_RESET:
+            return DeviceAccess{GuestRequest::kReset, 0};
+        default:
+            return std::nullopt;
+    }
 }
 
 }  // namespace
@@ -34,34 +87,56 @@ Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control) {
 Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
                             const CpuModel& model, Console& console,
                             std::vector<kvm::Vcpu>& vcpus) {
+    if (config.memory_bytes > arm64::kDevices) {
+        return state::fail(
+            state::ErrorCode::kInvalidArgument, "memory",
+            std::to_string(config.memory_bytes) + " bytes; an arm64 VM has room for 63 GiB");
+    }
     if (auto done = vm.set_memory(0, memory, false); !done)
         return tl::unexpected(std::move(done.error()));
-    for (std::uint32_t id = 0; id < config.vcpus; ++id) {
-        auto vcpu = create_vcpu(vm, id, model);
-        if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
-        vcpus.push_back(std::move(*vcpu));
-    }
     Board board;
-    board.console_ = &console;
+    if (model.interrupts == InterruptController::kGicV3) {
+        auto gic = arm64::Gic::create(vm);
+        if (!gic) return tl::unexpected(std::move(gic.error()));
+        board.gic_ = std::make_unique<arm64::Gic>(std::move(*gic));
+    }
+    if (auto done = create_vcpus(vm, config.vcpus, model, vcpus); !done)
+        return tl::unexpected(std::move(done.error()));
+    if (board.gic_) {
+        if (auto done = board.gic_->initialise(); !done)
+            return tl::unexpected(std::move(done.error()));
+    }
+    // A line that cannot be moved is KVM's end of the VM's: its vCPUs will say so.
+    board.serial_ =
+        std::make_unique<SerialPort>(console, [&vm, wired = board.gic_ != nullptr](bool on) {
+            if (wired) (void)vm.set_interrupt_line(arm64::kSerialInterrupt, on);
+        });
     return board;
 }
 
+Board::Board() = default;
+Board::Board(Board&&) noexcept = default;
+Board& Board::operator=(Board&&) noexcept = default;
+Board::~Board() = default;
+
 std::optional<DeviceAccess> Board::access(kvm_run& run) {
+    if (run.exit_reason == KVM_EXIT_SYSTEM_EVENT) return access_psci(run);
     if (run.exit_reason != KVM_EXIT_MMIO) return std::nullopt;
-    const std::size_t bytes = std::min<std::size_t>(run.mmio.len, sizeof run.mmio.data);
     const std::uint64_t at = run.mmio.phys_addr;
+    const std::span data{run.mmio.data, std::min<std::size_t>(run.mmio.len, sizeof run.mmio.data)};
+    if (is_within(at, arm64::kSerial, arm64::kSerialBytes))
+        return access_serial(*serial_, static_cast<std::uint16_t>(at - arm64::kSerial), run, data);
+    if (at == arm64::kExit) return access_exit(run, data);
     // Anywhere else is a stray pointer of the guest.
-    if (at < witness::kPorts || at - witness::kPorts >= kvm::kPageSize) return std::nullopt;
-    if (run.mmio.is_write == 0) {
-        std::fill_n(run.mmio.data, bytes, std::uint8_t{0xff});
-        return DeviceAccess{};
-    }
-    const auto written = std::as_bytes(std::span{run.mmio.data}).first(bytes);
-    if (at == witness::kPortSerial && bytes == 1) console_->put(written);
-    if (at != witness::kPortExit || bytes != sizeof(std::uint32_t)) return DeviceAccess{};
-    DeviceAccess exit{GuestRequest::kExit, 0};
-    std::memcpy(&exit.code, written.data(), sizeof exit.code);
-    return exit;
+    return std::nullopt;
+}
+
+std::size_t Board::type(std::span<const std::byte> bytes) {
+    return serial_->receive(bytes);
+}
+
+void Board::on_console_taken() {
+    serial_->on_room();
 }
 
 std::string where_it_stands(const kvm::Vcpu& vcpu) {

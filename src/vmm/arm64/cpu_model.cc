@@ -26,6 +26,9 @@ Result<CpuModel> host_cpu_model(const kvm::System& system, const VmConfig&) {
     std::copy(std::begin(target->features), std::end(target->features), model.features.begin());
     model.features[KVM_ARM_VCPU_PSCI_0_2 / 32] |= 1u << (KVM_ARM_VCPU_PSCI_0_2 % 32);
     model.counter_hz = host->frequency().hz();
+    const auto gic = kvm::Device::create(*vm, KVM_DEV_TYPE_ARM_VGIC_V3);
+    if (!gic && gic.error().code != ErrorCode::kUnsupported) return tl::unexpected(gic.error());
+    if (gic) model.interrupts = InterruptController::kGicV3;
     return model;
 }
 
@@ -47,6 +50,9 @@ Status check_cpu_model(const CpuModel& wanted, const CpuModel& offered) {
     }
     if (wanted.features != offered.features)
         return refuse("KVM_ARM_VCPU_INIT", "the guest was given other vCPU features");
+    // A guest without one needs none.
+    if (wanted.interrupts == InterruptController::kGicV3 && offered.interrupts != wanted.interrupts)
+        return refuse("KVM_CREATE_DEVICE", "the guest has a GICv3, and this host can give none");
     return {};
 }
 

@@ -4,6 +4,7 @@
 
 #include "continuo/abi/arm64.h"
 #include "continuo/vmm/arm64_state.h"
+#include "serial_codec.h"
 #include "state_items.h"
 
 namespace continuo::vmm::arm64 {
@@ -14,7 +15,15 @@ using state::ErrorCode;
 using state::Result;
 using state::Status;
 
-enum Tag : std::uint32_t { kTagMpState = 64, kTagEvents = 65, kTagRegisters = 66 };
+enum Tag : std::uint32_t {
+    kTagMpState = 64,
+    kTagEvents = 65,
+    kTagRegisters = 66,
+    kTagGicRedistributor = 67,
+    kTagGicCpuInterface = 68,
+    kTagGicDistributor = 80,
+    kTagSerial = 81,
+};
 
 constexpr std::uint64_t kArchitectureMask = 0xff00'0000'0000'0000;
 constexpr std::uint64_t kArchitectureArm64 = 0x6000'0000'0000'0000;
@@ -33,6 +42,12 @@ std::vector<std::byte> register_block(const VcpuState& vcpu) {
     return out;
 }
 
+void encode_vcpu(StateWriter& out, std::uint32_t index, const VcpuState& vcpu) {
+    out.item(kTagMpState, index, vcpu.mp_state);
+    out.item(kTagEvents, index, vcpu.events);
+    out.item(kTagRegisters, index, std::span<const std::byte>{register_block(vcpu)});
+}
+
 class Decoder {
   public:
     explicit Decoder(StateReader reader) : reader_{reader}, seen_(reader.vcpus()) {
@@ -46,25 +61,76 @@ class Decoder {
             if (!*item) break;
             if (auto taken = take(**item); !taken) return tl::unexpected(std::move(taken.error()));
         }
-        constexpr std::uint32_t kAll = 7;
-        for (std::size_t i = 0; i < seen_.size(); ++i) {
-            if (seen_[i].has(kAll)) continue;
-            return damaged_state(reader_.size(), "vCPU " + std::to_string(i) + " lacks an item",
-                                 ErrorCode::kTruncated);
-        }
+        if (auto whole = check_complete(); !whole) return tl::unexpected(std::move(whole.error()));
         return std::move(state_);
     }
 
   private:
     Status take(const StateItem& item) {
+        return item.header.vcpu == kWholeVm ? vm_item(item) : vcpu_item(item);
+    }
+
+    Status vm_item(const StateItem& item) {
         const std::uint32_t tag = item.header.tag;
-        if (item.header.vcpu == kWholeVm || tag < kTagMpState || tag > kTagRegisters)
-            return unknown_item(item);
-        if (auto once = seen_[item.header.vcpu].mark(item, tag - kTagMpState); !once) return once;
-        VcpuState& vcpu = state_.vcpus[item.header.vcpu];
-        if (tag == kTagMpState) return copy_item(item, vcpu.mp_state);
-        if (tag == kTagEvents) return events(item, vcpu);
-        return registers(item, vcpu);
+        if (tag != kTagGicDistributor && tag != kTagSerial) return unknown_item(item);
+        if (auto once = vm_seen_.mark(item, tag - kTagGicDistributor); !once) return once;
+        if (tag == kTagSerial) return decode_serial(item, state_.serial);
+        return copy_item(item, gic().distributor);
+    }
+
+    Status vcpu_item(const StateItem& item) {
+        const std::uint32_t tag = item.header.tag;
+        const std::uint32_t index = item.header.vcpu;
+        if (tag < kTagMpState || tag > kTagGicCpuInterface) return unknown_item(item);
+        if (auto once = seen_[index].mark(item, tag - kTagMpState); !once) return once;
+        VcpuState& vcpu = state_.vcpus[index];
+        switch (tag) {
+            case kTagMpState:
+                return copy_item(item, vcpu.mp_state);
+            case kTagEvents:
+                return events(item, vcpu);
+            case kTagRegisters:
+                return registers(item, vcpu);
+            case kTagGicRedistributor:
+                return copy_item(item, gic().vcpus[index].redistributor);
+            default:
+                return cpu_interface(item, gic().vcpus[index].cpu_interface);
+        }
+    }
+
+    GicState& gic() {
+        if (!state_.gic) state_.gic.emplace().vcpus.resize(state_.vcpus.size());
+        return *state_.gic;
+    }
+
+    static Status cpu_interface(const StateItem& item, GicCpuInterface& into) {
+        if (auto copied = copy_item(item, into); !copied) return copied;
+        const std::uint32_t words = active_priority_words(into.control);
+        if (words == 0)
+            return damaged_state(item.offset, "a CPU interface has 5 to 7 bits of priority");
+        for (const auto& group : into.active_priorities) {
+            if (!std::all_of(group + words, std::end(group),
+                             [](std::uint64_t word) { return word == 0; }))
+                return damaged_state(item.offset, "active priorities that it has no bits for");
+        }
+        return {};
+    }
+
+    /// Every vCPU whole, and the interrupt controller whole or not there.
+    Status check_complete() const {
+        constexpr std::uint32_t kAlways = 7;
+        constexpr std::uint32_t kOfGic = 3u << (kTagGicRedistributor - kTagMpState);
+        const bool distributor = vm_seen_.has(1);
+        if (state_.gic && !distributor) {
+            return damaged_state(reader_.size(), "the interrupt controller lacks its distributor",
+                                 ErrorCode::kTruncated);
+        }
+        for (std::size_t i = 0; i < seen_.size(); ++i) {
+            if (seen_[i].has(kAlways | (distributor ? kOfGic : 0))) continue;
+            return damaged_state(reader_.size(), "vCPU " + std::to_string(i) + " lacks an item",
+                                 ErrorCode::kTruncated);
+        }
+        return {};
     }
 
     static Status events(const StateItem& item, VcpuState& vcpu) {
@@ -119,6 +185,7 @@ class Decoder {
 
     StateReader reader_;
     VmState state_;
+    ItemsSeen vm_seen_;
     std::vector<ItemsSeen> seen_;
 };
 
@@ -135,11 +202,13 @@ bool belongs_to_timer(std::uint64_t id) {
 
 std::vector<std::byte> encode_state(const VmState& state) {
     StateWriter out{state.vcpus.size()};
+    if (state.gic) out.item(kTagGicDistributor, kWholeVm, state.gic->distributor);
+    encode_serial(out, kTagSerial, state.serial);
     for (std::uint32_t i = 0; i < state.vcpus.size(); ++i) {
-        const VcpuState& vcpu = state.vcpus[i];
-        out.item(kTagMpState, i, vcpu.mp_state);
-        out.item(kTagEvents, i, vcpu.events);
-        out.item(kTagRegisters, i, std::span<const std::byte>{register_block(vcpu)});
+        encode_vcpu(out, i, state.vcpus[i]);
+        if (!state.gic) continue;
+        out.item(kTagGicRedistributor, i, state.gic->vcpus[i].redistributor);
+        out.item(kTagGicCpuInterface, i, state.gic->vcpus[i].cpu_interface);
     }
     return out.take();
 }

@@ -35,6 +35,23 @@ VmState sample(std::uint32_t vcpus) {
     return state;
 }
 
+/// The same, on a board with an interrupt controller and a serial port.
+VmState sample_with_devices(std::uint32_t vcpus) {
+    VmState state = sample(vcpus);
+    GicState& gic = state.gic.emplace();
+    gic.distributor.implementer = 0x4b00'343b;
+    gic.distributor.route[31] = 0x101;
+    for (std::uint32_t i = 0; i < vcpus; ++i) {
+        GicVcpuState& vcpu = gic.vcpus.emplace_back();
+        vcpu.redistributor.pending = i + 1;
+        vcpu.cpu_interface.control = 4 << 8;  // 5 bits of priority
+        vcpu.cpu_interface.active_priorities[1][0] = 0x8000;
+    }
+    state.serial.interrupt_enable = 3;
+    state.serial.received = {1, 2, 3};
+    return state;
+}
+
 // docs/formats/migration.md: a header of 16 bytes; an item's head of 16, then its bytes.
 constexpr std::size_t kFirstItem = 16;
 constexpr std::size_t kEvents = kFirstItem + 16 + 4;
@@ -50,6 +67,16 @@ TEST(Arm64StateCodec, ComesBackAsItWas) {
     EXPECT_EQ(encode_state(*back), bytes);
 }
 
+TEST(Arm64StateCodec, ABoardsDevicesComeBackAsTheyWere) {
+    const VmState state = sample_with_devices(3);
+    const auto bytes = encode_state(state);
+    const auto back = decode_state(bytes);
+    ASSERT_TRUE(back) << back.error().message();
+    EXPECT_EQ(*back, state);
+    EXPECT_EQ(encode_state(*back), bytes);
+    EXPECT_FALSE(decode_state(encode_state(sample(1)))->gic) << "one without devices has none";
+}
+
 TEST(Arm64StateCodec, RegistersHaveTheSizeThatTheirIdSays) {
     EXPECT_EQ(register_bytes(kMpidr), 8u);
     EXPECT_EQ(register_bytes(kVector0), 16u);
@@ -59,20 +86,22 @@ TEST(Arm64StateCodec, RegistersHaveTheSizeThatTheirIdSays) {
 }
 
 TEST(Arm64StateCodec, EveryTruncationIsTyped) {
-    const auto bytes = encode_state(sample(2));
-    for (std::size_t length = 0; length < bytes.size(); ++length) {
-        const auto back = decode_state(std::span{bytes}.first(length));
-        ASSERT_FALSE(back) << length;
-        EXPECT_EQ(back.error().code, ErrorCode::kTruncated)
-            << length << ": " << back.error().message();
+    for (const auto& bytes : {encode_state(sample(2)), encode_state(sample_with_devices(2))}) {
+        for (std::size_t length = 0; length < bytes.size(); ++length) {
+            const auto back = decode_state(std::span{bytes}.first(length));
+            ASSERT_FALSE(back) << length;
+            EXPECT_EQ(back.error().code, ErrorCode::kTruncated)
+                << length << ": " << back.error().message();
+        }
     }
 }
 
 TEST(Arm64StateCodec, FlippedBitsNeverCrash) {
-    const auto good = encode_state(sample(2));
+    const std::vector<std::byte> good[] = {encode_state(sample(2)),
+                                           encode_state(sample_with_devices(2))};
     std::mt19937_64 random{11};
     for (int round = 0; round < 20000; ++round) {
-        auto bytes = good;
+        auto bytes = good[random() % 2];
         for (int flips = 0; flips < 3; ++flips) {
             const std::size_t at = random() % (round % 2 == 0 ? 160 : bytes.size());
             bytes[at] ^= static_cast<std::byte>(1u << (random() % 8));
@@ -80,6 +109,9 @@ TEST(Arm64StateCodec, FlippedBitsNeverCrash) {
         const auto back = decode_state(bytes);
         if (!back) continue;
         EXPECT_LE(back->vcpus.size(), 64u);
+        if (back->gic) {
+            EXPECT_EQ(back->gic->vcpus.size(), back->vcpus.size());
+        }
         for (const VcpuState& vcpu : back->vcpus)
             for (const Register& one : vcpu.registers)
                 EXPECT_EQ(one.value.size(), register_bytes(one.id));
@@ -101,13 +133,60 @@ TEST(Arm64StateCodec, RefusesWhatItDoesNotKnow) {
     expect_refused(12, 64u, ErrorCode::kTruncated);
     expect_refused(12, 65u, ErrorCode::kMalformed);
     expect_refused(kFirstItem, 1u, ErrorCode::kVersion);  // an item of x86-64
-    expect_refused(kFirstItem, 67u, ErrorCode::kVersion);
+    expect_refused(kFirstItem, 69u, ErrorCode::kVersion);
     expect_refused(kFirstItem, 0x80000040u, ErrorCode::kTruncated);  // skipped, then missing
     expect_refused(kFirstItem, 65u, ErrorCode::kMalformed);          // another size, or twice
     expect_refused(kFirstItem + 4, 1u, ErrorCode::kMalformed);
     expect_refused(kFirstItem + 12, 1u, ErrorCode::kMalformed);
     expect_refused(kEvents + 16 + 3, std::uint8_t{1}, ErrorCode::kMalformed);
     expect_refused(kEvents + 16 + 60, 1u, ErrorCode::kMalformed);
+}
+
+TEST(Arm64StateCodec, RefusesAnInterruptControllerThatCannotBe) {
+    using Change = void (*)(VmState&);
+    const Change changes[] = {
+        [](VmState& state) { state.gic->vcpus[0].cpu_interface.control = 3 << 8; },
+        [](VmState& state) { state.gic->vcpus[0].cpu_interface.control = 7 << 8; },
+        [](VmState& state) { state.gic->vcpus[0].cpu_interface.active_priorities[0][1] = 1; },
+        [](VmState& state) {
+            state.gic->vcpus[0].cpu_interface.control = 5 << 8;
+            state.gic->vcpus[0].cpu_interface.active_priorities[1][2] = 1;
+        },
+        [](VmState& state) { state.serial.received.resize(SerialState::kReceivedMax + 1); },
+    };
+    for (const Change change : changes) {
+        VmState state = sample_with_devices(1);
+        change(state);
+        EXPECT_EQ(decode_state(encode_state(state)).error().code, ErrorCode::kMalformed);
+    }
+}
+
+TEST(Arm64StateCodec, RefusesHalfAnInterruptController) {
+    // The distributor's is the first item; skipped, the rest lacks it.
+    auto bytes = encode_state(sample_with_devices(1));
+    const std::uint32_t skipped = 0x80000050;
+    std::memcpy(bytes.data() + kFirstItem, &skipped, sizeof skipped);
+    EXPECT_EQ(decode_state(bytes).error().code, ErrorCode::kTruncated);
+    // The CPU interface's is the last; it alone is missing.
+    bytes = encode_state(sample_with_devices(1));
+    bytes.resize(bytes.size() - 16 - sizeof(GicCpuInterface));
+    EXPECT_EQ(decode_state(bytes).error().code, ErrorCode::kTruncated);
+    // Another size.
+    bytes = encode_state(sample_with_devices(1));
+    const std::uint32_t longer = sizeof(GicDistributor) + 1;
+    std::memcpy(bytes.data() + kFirstItem + 8, &longer, sizeof longer);
+    EXPECT_EQ(decode_state(bytes).error().code, ErrorCode::kMalformed);
+    // Of a vCPU, and twice.
+    bytes = encode_state(sample_with_devices(1));
+    const std::uint32_t first = 0;
+    std::memcpy(bytes.data() + kFirstItem + 4, &first, sizeof first);
+    EXPECT_EQ(decode_state(bytes).error().code, ErrorCode::kVersion);
+    bytes = encode_state(sample_with_devices(1));
+    const auto item = std::vector<std::byte>(
+        bytes.begin() + kFirstItem,
+        bytes.begin() + kFirstItem + 16 + static_cast<std::ptrdiff_t>(sizeof(GicDistributor)));
+    bytes.insert(bytes.end(), item.begin(), item.end());
+    EXPECT_EQ(decode_state(bytes).error().code, ErrorCode::kMalformed);
 }
 
 TEST(Arm64StateCodec, RefusesRegistersThatAreNone) {

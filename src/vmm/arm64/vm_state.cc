@@ -4,6 +4,9 @@
 #include <cstdio>
 #include <cstring>
 
+#include "interrupt_controller.h"
+#include "serial.h"
+
 namespace continuo::vmm {
 
 namespace {
@@ -68,6 +71,20 @@ Status load_registers(kvm::Vcpu& vcpu, const VcpuState& state, bool timers) {
     return {};
 }
 
+Status check_shape(VirtualMachine& machine, const VmState& state) {
+    if (machine.vcpus().size() != state.vcpus.size()) {
+        return state::fail(ErrorCode::kInvalidArgument, "vCPU state",
+                           std::to_string(state.vcpus.size()) + " vCPUs for a VM that has " +
+                               std::to_string(machine.vcpus().size()));
+    }
+    if (state.gic.has_value() != (machine.board().gic() != nullptr)) {
+        return state::fail(ErrorCode::kInvalidArgument, "interrupt controller",
+                           state.gic ? "state of one for a VM that has none"
+                                     : "no state of one for a VM that has a GICv3");
+    }
+    return {};
+}
+
 Status load_vcpu(kvm::Vcpu& vcpu, const VcpuState& state) {
     if (auto loaded = load_registers(vcpu, state, false); !loaded) return loaded;
     kvm_vcpu_events events{};
@@ -85,15 +102,22 @@ Result<VmState> save_state(VirtualMachine& machine, const kvm::System&) {
         if (!saved) return tl::unexpected(std::move(saved.error()));
         state.vcpus.push_back(std::move(*saved));
     }
+    state.serial = machine.board().serial().state();
+    if (const arm64::Gic* gic = machine.board().gic()) {
+        auto saved = gic->save(machine.config().vcpus);
+        if (!saved) return tl::unexpected(std::move(saved.error()));
+        state.gic = std::move(*saved);
+    }
     return state;
 }
 
 Status load_state(VirtualMachine& machine, const VmState& state) {
-    if (machine.vcpus().size() != state.vcpus.size()) {
-        return state::fail(ErrorCode::kInvalidArgument, "vCPU state",
-                           std::to_string(state.vcpus.size()) + " vCPUs for a VM that has " +
-                               std::to_string(machine.vcpus().size()));
+    if (auto fits = check_shape(machine, state); !fits) return fits;
+    if (state.gic) {
+        if (auto done = machine.board().gic()->load(*state.gic); !done) return done;
     }
+    // After the interrupt controller, whose input it moves.
+    machine.board().serial().load(state.serial);
     for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
         if (auto done = load_vcpu(machine.vcpus()[i], state.vcpus[i]); !done) return done;
     }

@@ -11,19 +11,19 @@ using namespace witness;
 
 // Block descriptors of level 1: one GiB each.
 constexpr std::uint64_t kBlock = 1;
+constexpr std::uint64_t kBlockBytes = 1ull << 30;
 constexpr std::uint64_t kAttributeDevice = 1ull
                                            << 2;  ///< index into MAIR_EL1, as the payload sets it
 constexpr std::uint64_t kInnerShareable = 3ull << 8;
 constexpr std::uint64_t kAccessed = 1ull << 10;
 constexpr std::uint64_t kNeverExecute = 3ull << 53;
-/// EL1 with SP_EL1; debug exceptions, SError, IRQ and FIQ masked.
-constexpr std::uint64_t kPstateEl1h = 0x3c5;
 
 }  // namespace
 
 void put_tables(GuestWriter& out, std::span<const std::byte>) {
     out.put(kTranslationTable, kBlock | kInnerShareable | kAccessed);
-    out.put(kTranslationTable + 8, kPorts | kBlock | kAttributeDevice | kAccessed | kNeverExecute);
+    out.put(kTranslationTable + 8 * (arm64::kDevices / kBlockBytes),
+            arm64::kDevices | kBlock | kAttributeDevice | kAccessed | kNeverExecute);
 }
 
 void put_vcpu_tables(GuestWriter&, std::uint32_t) {}
@@ -33,7 +33,7 @@ Status set_entry(kvm::Vcpu& vcpu, std::uint64_t entry) {
         {general_register(0), report_gpa(vcpu.id())},
         {general_register(1), kControl},
         {kRegisterSpEl1, stack_top(vcpu.id())},
-        {kRegisterPstate, kPstateEl1h},
+        {kRegisterPstate, kPstateEl1hMasked},
         {kRegisterPc, entry},
     };
     for (const auto& [id, value] : values) {

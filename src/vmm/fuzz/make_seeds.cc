@@ -32,7 +32,14 @@ Bytes sample_state() {
 Bytes sample_arm64_state() {
     arm64::VcpuState vcpu;
     vcpu.registers = {{0x6030'0000'0010'0040, Bytes(8)}, {0x6040'0000'0010'0054, Bytes(16)}};
-    return arm64::encode_state({{vcpu, vcpu}});
+    arm64::VmState state;
+    state.vcpus = {vcpu, vcpu};
+    arm64::GicState& gic = state.gic.emplace();
+    gic.vcpus.resize(state.vcpus.size());
+    for (arm64::GicVcpuState& one : gic.vcpus)
+        one.cpu_interface.control = 6 << 8;  // 7 bits of priority
+    state.serial.received = {'a', 'b'};
+    return arm64::encode_state(state);
 }
 
 Bytes sample_shape() {

@@ -254,6 +254,8 @@ Status set_entry_registers(kvm::Vcpu& vcpu, const KernelImage& image) {
             regs.rax = kMultibootLoaded;
             regs.rbx = boot::kStartInfo;
             break;
+        case KernelFormat::kArm64Image:
+            break;  // not parsed here
     }
     return vcpu.set_regs(regs);
 }

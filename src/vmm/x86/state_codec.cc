@@ -3,6 +3,7 @@
 
 #include "continuo/abi/msr.h"
 #include "continuo/vmm/vm_state.h"
+#include "serial_codec.h"
 #include "state_items.h"
 
 namespace continuo::vmm {
@@ -40,18 +41,6 @@ struct WireMsr {
 };
 static_assert(sizeof(WireMsr) == 16);
 
-/// What was received and not read follows.
-struct WireSerial {
-    std::uint8_t interrupt_enable;
-    std::uint8_t fifo_control;
-    std::uint8_t line_control;
-    std::uint8_t modem_control;
-    std::uint8_t scratch;
-    std::uint8_t transmitter_empty_pending;
-    std::uint16_t divisor;
-};
-static_assert(sizeof(WireSerial) == 8);
-
 struct WirePm1 {
     std::uint16_t enable;
     std::uint16_t zero;
@@ -81,19 +70,6 @@ static_assert(sizeof(WireEvents) == 4);
 constexpr std::size_t kVcpuBytesMin = 7 * sizeof(ItemHeader) + sizeof(kvm_mp_state) +
                                       sizeof(kvm_regs) + sizeof(kvm_sregs) +
                                       sizeof(kvm_lapic_state) + sizeof(kvm_vcpu_events) + kXsaveMin;
-
-void encode_serial(StateWriter& out, Tag tag, const SerialState& serial) {
-    if (serial == SerialState{}) return;
-    const WireSerial wire{serial.interrupt_enable, serial.fifo_control,
-                          serial.line_control,     serial.modem_control,
-                          serial.scratch,          serial.transmitter_empty_pending,
-                          serial.divisor};
-    std::vector<std::byte> body(sizeof wire);
-    std::memcpy(body.data(), &wire, sizeof wire);
-    const auto received = std::as_bytes(std::span{serial.received});
-    body.insert(body.end(), received.begin(), received.end());
-    out.item(tag, kWholeVm, std::span<const std::byte>{body});
-}
 
 void encode_notice(StateWriter& out, const NoticeState& notice) {
     const abi::TimeTravelState& sums = notice.sums;
@@ -163,7 +139,7 @@ class Decoder {
                 return copy_item(item, state_.pit);
             case kTagSerial:
                 if (auto once = vm_seen_.mark(item, 4); !once) return once;
-                return serial(item, state_.serial);
+                return decode_serial(item, state_.serial);
             case kTagPm1:
                 if (auto once = vm_seen_.mark(item, 5); !once) return once;
                 return pm1(item);
@@ -172,28 +148,13 @@ class Decoder {
                 return notice(item);
             case kTagWake:
                 if (auto once = vm_seen_.mark(item, 7); !once) return once;
-                return serial(item, state_.wake);
+                return decode_serial(item, state_.wake);
             case kTagDeviceEvents:
                 if (auto once = vm_seen_.mark(item, 8); !once) return once;
                 return events(item);
             default:
                 return unknown_item(item);
         }
-    }
-
-    Status serial(const StateItem& item, SerialState& out) {
-        WireSerial wire;
-        if (item.body.size() < sizeof wire ||
-            item.body.size() - sizeof wire > SerialState::kReceivedMax)
-            return damaged_state(item.offset, "a serial port has 8 to 4104 bytes");
-        std::memcpy(&wire, item.body.data(), sizeof wire);
-        out = {wire.interrupt_enable, wire.fifo_control,
-               wire.line_control,     wire.modem_control,
-               wire.scratch,          wire.transmitter_empty_pending,
-               wire.divisor,          {}};
-        for (const std::byte byte : item.body.subspan(sizeof wire))
-            out.received.push_back(std::to_integer<std::uint8_t>(byte));
-        return {};
     }
 
     Status pm1(const StateItem& item) {

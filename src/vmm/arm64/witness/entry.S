@@ -39,8 +39,8 @@ witness_entry:
         brk     #0
 
 // 39 bits of address by TTBR0 (T0SZ 25), walks cacheable and inner shareable, 4 KiB granules, no
-// TTBR1 (EPD1), 32 bits of physical address.
-        .equ    tcr, 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23
+// TTBR1 (EPD1), 36 bits of physical address (IPS): as far as the devices.
+        .equ    tcr, 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 1 << 32
 
         .balign 2048
 vectors:

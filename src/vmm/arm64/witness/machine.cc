@@ -1,5 +1,5 @@
-// The witness's machine on arm64: its ports and its exceptions. EL1, no floating point. It has no
-// timer: the VM has no interrupt controller.
+// The witness's machine on arm64: its ports and its exceptions. EL1, no floating point. It takes no
+// interrupts.
 #include "continuo/vmm/witness_machine.h"
 #include "payload.h"
 

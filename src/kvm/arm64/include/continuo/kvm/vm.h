@@ -39,6 +39,9 @@ class Vm : public VmCore {
     /// KVM_ARM_PREFERRED_TARGET: what Vcpu::init() is called with, its features cleared.
     Result<kvm_vcpu_init> preferred_target() const;
 
+    /// KVM_IRQ_LINE of an SPI, of an interrupt controller in the kernel: `intid` is 32 or more.
+    Status set_interrupt_line(std::uint32_t intid, bool on);
+
     /// KVM_ARM_SET_COUNTER_OFFSET: from here on guest CNTVCT and CNTPCT = host CNTPCT - offset,
     /// modulo 2^64, on every vCPU. kUnsupported before Linux 6.4 and under pKVM; kBusy while a vCPU
     /// runs.

@@ -1,9 +1,10 @@
-// The board of a VM on arm64: its vCPUs and the ports at which it is heard. It has no interrupt
-// controller: no guest that it runs needs one. The threads that run it are virtual_machine.h's.
+// The board of a VM on arm64 (arm64_board.h): its interrupt controller, its vCPUs, its console, and
+// PSCI, which is KVM's. The threads that run it are virtual_machine.h's.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,26 +29,43 @@ inline constexpr std::int64_t kGateSpinTicks = 2'000;
 /// A VM without vCPUs. With kByValue its counters stay the kernel's.
 state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control);
 
+class SerialPort;
+namespace arm64 {
+class Gic;
+}
+
 class Board {
   public:
-    /// Memory in slot 0, and vCPUs at reset, none waiting for PSCI. `console` must outlive it.
+    /// The interrupt controller that the model has, memory in slot 0, and vCPUs at reset, none of
+    /// which waits for PSCI. kInvalidArgument for more memory than there is room for below the
+    /// devices. `vm` and `console` must outlive it.
     static state::Result<Board> create(kvm::Vm& vm, const kvm::GuestMemory& memory,
                                        const VmConfig& config, const CpuModel& model,
                                        Console& console, std::vector<kvm::Vcpu>& vcpus);
+    Board();
+    Board(Board&&) noexcept;
+    Board& operator=(Board&&) noexcept;
+    ~Board();
 
-    /// Deals with a vCPU's exit to a device, on its thread; nullopt for any other exit. What is
-    /// read is ones.
+    /// Deals with a vCPU's exit to a device, or with what it asked of PSCI, on its thread; nullopt
+    /// for any other exit.
     std::optional<DeviceAccess> access(kvm_run& run);
-    /// There is no device that takes what is typed: 0.
-    std::size_t type(std::span<const std::byte> /*bytes*/) { return 0; }
-    void on_console_taken() {}
+    /// What is typed at the console; how many bytes there was room for. Any thread.
+    std::size_t type(std::span<const std::byte> bytes);
+    /// The console's text has been taken. Any thread.
+    void on_console_taken();
+
+    SerialPort& serial() { return *serial_; }
+    /// nullptr: the VM has none.
+    arm64::Gic* gic() { return gic_.get(); }
 
     /// The device that tells the guest of gaps: there is none.
     NoticeDevice* notice() { return nullptr; }
     void on_running(bool /*runs*/) {}
 
   private:
-    Console* console_ = nullptr;
+    std::unique_ptr<arm64::Gic> gic_;
+    std::unique_ptr<SerialPort> serial_;
 };
 
 /// For the error of a guest that KVM could not run on. On the vCPU's thread.

@@ -19,6 +19,8 @@ constexpr std::uint64_t general_register(unsigned number) {
 inline constexpr std::uint64_t kRegisterPc = core_register(offsetof(kvm_regs, regs.pc));
 inline constexpr std::uint64_t kRegisterPstate = core_register(offsetof(kvm_regs, regs.pstate));
 inline constexpr std::uint64_t kRegisterSpEl1 = core_register(offsetof(kvm_regs, sp_el1));
+/// EL1 with SP_EL1; debug exceptions, SError, IRQ and FIQ masked.
+inline constexpr std::uint64_t kPstateEl1hMasked = 0x3c5;
 static_assert(kRegisterPc == 0x6030'0000'0010'0040);
 
 }  // namespace continuo::vmm

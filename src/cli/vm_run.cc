@@ -20,11 +20,11 @@ namespace continuo::cli {
 namespace {
 
 constexpr const char* kExample =
-    "With --kernel: a Linux bzImage or vmlinux, or a multiboot payload, without firmware; its "
-    "serial\n"
-    "console (ttyS0) goes to stdout, with --json to stderr. Ends when the guest switches itself "
-    "off;\n"
-    "a guest that resets is started again, but for --once. A payload that writes another code than "
+    "With --kernel: a Linux bzImage or vmlinux (arm64: Image), or a multiboot payload, without\n"
+    "firmware; its serial console (ttyS0) goes to stdout, with --json to stderr. Ends when the "
+    "guest\n"
+    "switches itself off; a guest that resets is started again, but for --once. A payload that "
+    "writes another code than "
     "0\n"
     "to the debug exit port 0xf4 ends it with 1.\n"
     "Without: the witness, every vCPU of which reads its clocks (TSC and kvmclock; arm64: CNTVCT "

@@ -1,5 +1,6 @@
 """A small Linux guest for tests: Debian's kernel as the lab has it, and an initramfs with busybox."""
 
+import dataclasses
 import gzip
 import io
 import pathlib
@@ -23,18 +24,48 @@ stty -echo
 """
 
 
-def initrd(path, script, programs=()):
+@dataclasses.dataclass(frozen=True)
+class Guest:
+    """An architecture that guests have: as the lab's cache names it, a host that has its kernels, its C compiler."""
+
+    cache: str
+    host: str
+    compiler: str
+
+
+AMD64 = Guest("amd64", "x86-svm", "gcc")
+ARM64 = Guest("arm64", "arm64-vhe", "aarch64-linux-gnu-gcc")
+
+
+def busybox(guest):
+    """The bytes of a static busybox: this machine's, or that of the emulated hosts of another architecture."""
+    if guest == AMD64:
+        program = shutil.which("busybox")
+        if program is None:
+            raise FileNotFoundError("busybox: install Debian's busybox-static")
+        return pathlib.Path(program).read_bytes()
+    archive = cached(guest, "6.12", "base.cpio").read_bytes()
+    at = 0
+    while True:  # "newc": 110 bytes of hexadecimal fields, the name, the content, each part padded to 4 bytes
+        size, name_size = int(archive[at + 54:at + 62], 16), int(archive[at + 94:at + 102], 16)
+        name = archive[at + 110:at + 110 + name_size - 1]
+        content = (at + 110 + name_size + 3) // 4 * 4
+        if name.endswith(b"/bin/busybox"):
+            return archive[content:content + size]
+        if name == b"TRAILER!!!":
+            raise FileNotFoundError("busybox in the lab's base image")
+        at = (content + size + 3) // 4 * 4
+
+
+def initrd(path, script, programs=(), guest=AMD64):
     """Writes an initramfs whose first process is busybox's shell with `script`; its console is ttyS0. `programs` are
     static ones, for /bin."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise FileNotFoundError("busybox: install Debian's busybox-static")
     out = io.BytesIO()
     archive = CpioWriter(out)
     archive.character_device("/dev/console", 5, 1, 0o600)
     for folder in ("/proc", "/sys", "/bin", "/tmp"):
         archive.directory(folder)
-    archive.file("/bin/busybox", pathlib.Path(busybox).read_bytes(), 0o755)
+    archive.file("/bin/busybox", busybox(guest), 0o755)
     for program in programs:
         archive.file(f"/bin/{program.name}", program.read_bytes(), 0o755)
     archive.file("/init", HEAD + script.encode(), 0o755)
@@ -42,17 +73,22 @@ def initrd(path, script, programs=()):
     path.write_bytes(gzip.compress(out.getvalue(), 6, mtime=0))
 
 
-def compiled(source, program):
+def compiled(source, program, guest=AMD64):
     """A static program of one C file."""
-    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", str(program), str(source)],
+    subprocess.run([guest.compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-o", str(program), str(source)],
                    check=True)
     return program
 
 
-def kernel(path, series="6.12"):
-    """Copies the kernel's bzImage out of the lab's cache, into which it is fetched first where it is not there."""
-    cached = cache_root() / "amd64" / series / "vmlinuz"
-    if not cached.exists():
-        subprocess.run([str(ROOT / "lab/continuo-lab"), "fetch", "--quiet", "--host", "x86-svm", "--kernel", series],
+def cached(guest, series, name):
+    """A file of a kernel in the lab's cache, into which it is fetched first where it is not there."""
+    path = cache_root() / guest.cache / series / name
+    if not path.exists():
+        subprocess.run([str(ROOT / "lab/continuo-lab"), "fetch", "--quiet", "--host", guest.host, "--kernel", series],
                        check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    shutil.copy(cached, path)
+    return path
+
+
+def kernel(path, series="6.12", guest=AMD64):
+    """Copies the kernel (a bzImage; arm64: an Image) out of the lab's cache."""
+    shutil.copy(cached(guest, series, "vmlinuz"), path)

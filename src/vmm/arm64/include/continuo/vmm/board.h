@@ -21,6 +21,10 @@
 namespace continuo::vmm {
 
 class NoticeDevice;
+class SerialPort;
+namespace arm64 {
+class Gic;
+}
 
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
@@ -28,11 +32,6 @@ inline constexpr std::int64_t kGateSpinTicks = 2'000;
 
 /// A VM without vCPUs. With kByValue its counters stay the kernel's.
 state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control);
-
-class SerialPort;
-namespace arm64 {
-class Gic;
-}
 
 class Board {
   public:

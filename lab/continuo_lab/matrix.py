@@ -27,6 +27,7 @@ _ORDER = (FAILED, QUIRK, WORKS, ABSENT, NOT_RUN)  # what a cell says where its e
 _DOCTOR = {"works": WORKS, "absent": ABSENT, "broken": QUIRK, "not-run": NOT_RUN}
 _TOOL = Path(__file__).resolve().parents[1] / "continuo-lab"
 _SCALING = _TOOL.parent / "scaling/run"
+_LINUX_GUEST = _TOOL.parents[1] / "tests/cli/test_vm_linux_arm64_lab.py"
 _MOVES = _TOOL.parent / "crosshost/moves"
 _TESTS = ("continuo_kvm_test", "continuo_vmm_witness_test", "continuo_vmm_migration_test")
 _JOB_SECONDS = 900
@@ -180,6 +181,30 @@ def differential(column: Column, results: Results) -> None:
     results.figures.update(figures)
 
 
+def linux(column: Column, results: Results) -> None:
+    """A guest with the column's own kernel boots, resets and moves; each test boots the host once."""
+    where = {"CONTINUO_LAB_HOST": column.host, "CONTINUO_LAB_KERNEL": column.kernel}
+    done = subprocess.run([sys.executable, "-B", str(_LINUX_GUEST), "-v"],
+                          env={**os.environ, **where}, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, errors="replace", check=False)  # fmt: skip
+    found = unittest_findings(done.stderr)
+    results.findings += found
+    if not found or (done.returncode and not any(f.state == FAILED for f in found)):
+        _failed(results, "linux", Done(done.returncode, done.stdout, done.stderr))
+
+
+def unittest_findings(text: str) -> List[Finding]:
+    """The tests of a Python program that told of each (-v)."""
+    found = []
+    verdicts = {"ok": WORKS, "FAIL": FAILED, "ERROR": FAILED}
+    for line in text.splitlines():
+        match = re.match(r"test_(\w+) \(.*\.\.\. (ok|FAIL|ERROR|skipped '(.*)')$", line)
+        if match is not None:
+            state = verdicts.get(match.group(2), NOT_RUN)
+            found.append(Finding("linux", match.group(1), state, match.group(3) or ""))
+    return found
+
+
 Job = Callable[[Column, Results], None]
 JOBS: Dict[str, Job] = {
     "doctor": doctor,
@@ -192,7 +217,9 @@ JOBS: Dict[str, Job] = {
 def jobs_of(column: Column) -> Dict[str, Job]:
     if column.host == "x86-vmx-scaling":
         return {"scaling": scaling}
-    return {**JOBS, "differential": differential} if column.architecture() == "x86" else JOBS
+    if column.architecture() == "x86":
+        return {**JOBS, "differential": differential}
+    return {**JOBS, "linux": linux}
 
 
 def _once_more(column: Column, arguments: Sequence[str], good: Callable[[Done], bool]) -> Done:

@@ -46,6 +46,15 @@ class Findings(unittest.TestCase):
         self.assertEqual(matrix.gtest_findings("Segmentation fault"), [])
         self.assertEqual(matrix.gtest_findings(GTEST.partition("</testsuites>")[0]), [])
 
+    def test_cases_of_a_python_program(self):
+        told = """test_boots (__main__.Guest.test_boots) ... ok
+test_moves (__main__.Guest.test_moves) ... FAIL
+test_waits (__main__.Guest.test_waits) ... skipped 'not built'
+FAIL: test_moves (__main__.Guest.test_moves)
+"""
+        found = [(one.key, one.state, one.note) for one in matrix.unittest_findings(told)]
+        self.assertEqual(found, [("boots", WORKS, ""), ("moves", FAILED, ""), ("waits", NOT_RUN, "not built")])
+
     def test_a_seam_is_the_worst_of_its_clock(self):
         clocks = [{"clock": "tsc", "unit": "ticks", "seam": seam} for seam in (0, -4, 3)]
         certificate = {"holds": True, "clocks": clocks, "observed": [{"kvmclock_seam_ns": -1}]}

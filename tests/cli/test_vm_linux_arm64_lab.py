@@ -177,8 +177,12 @@ class Arm64LinuxGuest(unittest.TestCase):
     def judge(self, certificate, policy):
         self.assertEqual(certificate["policy"], policy)
         self.assertTrue(certificate["holds"], certificate)
-        rows = [(row["vcpu"], row["seam"]) for row in certificate["clocks"] if row["clock"] == "cntvct"]
-        self.assertEqual(rows, [(0, 0), (1, 0)])
+        rows = [row for row in certificate["clocks"] if row["clock"] == "cntvct"]
+        self.assertEqual([row["vcpu"] for row in rows], [0, 1])
+        # Linux 6.1 has no offset to be set: the counter lands by value, within the bound that the row states.
+        exact = KERNEL != "6.1"
+        for row in rows:
+            self.assertLessEqual(abs(row["seam"]), 0 if exact else row["seam_bound"], certificate)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <random>
 
+#include "arm64/boot_plan.h"
 #include "arm64/device_tree.h"
 #include "arm64/kernel_image.h"
 #include "continuo/vmm/arm64_board.h"
@@ -152,6 +153,58 @@ TEST(Arm64KernelImage, FlippedBitsNeverCrash) {
         EXPECT_LE(parsed->bytes.size(), parsed->memory_bytes);
         EXPECT_LT(parsed->text_offset, 2u << 20);
     }
+}
+
+// ---- Where it all goes ----
+
+GuestKernel sample_kernel(std::size_t initrd_bytes) {
+    GuestKernel kernel;
+    kernel.image = sample_image();
+    kernel.initrd.resize(initrd_bytes);
+    kernel.name = "vmlinuz";
+    kernel.command_line = "quiet";
+    return kernel;
+}
+
+constexpr std::uint64_t kMemory = 4ull << 20;
+constexpr std::uint64_t kKernelEnd = (2ull << 20) + 0x5000;
+
+TEST(Arm64BootPlan, TheKernelLiesAt2MibAndTheInitrdAsHighAsItMay) {
+    const GuestKernel kernel = sample_kernel(5000);
+    const auto plan = plan_boot(kernel, 3, kMemory);
+    ASSERT_TRUE(plan) << plan.error().message();
+    EXPECT_EQ(plan->entry, 2u << 20);
+    EXPECT_EQ(plan->image.data(), kernel.image.data());
+    EXPECT_EQ(plan->machine.vcpus, 3u);
+    EXPECT_EQ(plan->machine.memory_bytes, kMemory);
+    EXPECT_EQ(plan->machine.initrd, kMemory - 2 * kvm::kPageSize);
+    EXPECT_EQ(plan->machine.initrd_bytes, 5000u);
+    // The window that is shared with the kernel ends at 32 GiB.
+    EXPECT_EQ(plan_boot(kernel, 1, 40ull << 30)->machine.initrd,
+              (32ull << 30) - 2 * kvm::kPageSize);
+    EXPECT_EQ(plan_boot(sample_kernel(0), 1, kMemory)->machine.initrd_bytes, 0u);
+}
+
+TEST(Arm64BootPlan, WhatDoesNotFitIsNamed) {
+    EXPECT_TRUE(plan_boot(sample_kernel(kMemory - kKernelEnd), 1, kMemory));
+    for (const std::size_t initrd : {kMemory - kKernelEnd + 1, kMemory, kMemory + 1}) {
+        const auto plan = plan_boot(sample_kernel(initrd), 1, kMemory);
+        ASSERT_FALSE(plan) << initrd;
+        EXPECT_EQ(plan.error().code, ErrorCode::kInvalidArgument);
+        EXPECT_EQ(plan.error().what, std::to_string(initrd) +
+                                         " bytes of initrd do not fit between the kernel's end, "
+                                         "2117632, and 4194304");
+    }
+    EXPECT_TRUE(plan_boot(sample_kernel(0), 1, kKernelEnd));
+    EXPECT_EQ(plan_boot(sample_kernel(0), 1, kKernelEnd - 1).error().what,
+              "it needs memory up to 2117632 bytes");
+    GuestKernel kernel = sample_kernel(0);
+    kernel.command_line.assign(kCommandLineMax, 'x');
+    EXPECT_TRUE(plan_boot(kernel, 1, kMemory));
+    kernel.command_line += 'x';
+    EXPECT_EQ(plan_boot(kernel, 1, kMemory).error().where, "command line");
+    kernel.image.resize(100);
+    EXPECT_EQ(plan_boot(kernel, 1, kMemory).error().where, "vmlinuz: kernel image, byte 100");
 }
 
 // ---- The device tree ----

@@ -17,6 +17,7 @@
 #include "continuo/guest/watch/analyst.h"
 #include "continuo/guest/watch/linux_clocks.h"
 #include "continuo/guest/watch/sampler.h"
+#include "input.h"
 #include "number.h"
 #include "progress.h"
 #include "report_page.h"
@@ -33,6 +34,9 @@ using state::fail;
 using state::Status;
 using namespace std::chrono_literals;
 
+/// 400 events with their pictures have 4 MB.
+constexpr std::size_t kReportBytesMax = std::size_t{64} << 20;
+
 constexpr const char* kExample =
     "Prints a line for each event on stderr while it runs, and all of it at the end: by --for, or\n"
     "by SIGINT or SIGTERM. A seam is the difference of the lines before and after an event, with\n"
@@ -48,7 +52,7 @@ struct Options {
     std::string hole = "100ms";
     std::string vmclock = "auto";
     std::string phc = "auto";
-    std::string html;
+    std::string html, from;
     bool json = false;
 };
 
@@ -209,7 +213,24 @@ void watch(const Wanted& wanted, Sampler& sampler, Analyst& analyst, LiveLines& 
     live.end();
 }
 
+/// The page of a watch that was over before, elsewhere: what its --json wrote.
+Result<ExitCode> show(const Options& options) {
+    if (options.html.empty())
+        return fail(ErrorCode::kInvalidArgument, "--from", "it is for pages alone",
+                    "Add --html FILE");
+    const auto input = read_file(options.from, kReportBytesMax);
+    if (!input) return tl::unexpected(input.error());
+    const Json document = Json::parse(text_of(*input), nullptr, /*allow_exceptions=*/false);
+    if (!document.is_object() || document.value("schema", "") != "continuo/watch/1")
+        return fail(ErrorCode::kMalformed, input->name, "it is no report of a watch",
+                    "Give what `continuo watch --json` wrote");
+    if (auto written = write_page(options.html, ReportPage::kWatch, document); !written)
+        return tl::unexpected(written.error());
+    return ExitCode::kDone;
+}
+
 Result<ExitCode> run(const Options& options) {
+    if (!options.from.empty()) return show(options);
     auto wanted = parse(options);
     if (!wanted) return tl::unexpected(wanted.error());
     WatchSetup setup;
@@ -271,6 +292,10 @@ void add_watch(CLI::App& program, Invocation& invocation) {
                      "A PTP clock of the host (else KVM's where it is), or none")
         ->type_name("FILE");
     command->add_option("--html", options->html, "Also write one page with charts, self-contained")
+        ->type_name("FILE");
+    command
+        ->add_option("--from", options->from,
+                     "Watch nothing: make the page of what --json wrote elsewhere")
         ->type_name("FILE");
     add_json_flag(*command, options->json);
 }

@@ -334,6 +334,7 @@ Json watch_json(const WatchSetup& setup, const Report& report) {
     out["ran_ns"] = report.ran.raw();
     out["passes"] = report.passes;
     out["passes_lost"] = report.lost_passes;
+    out["passes_torn"] = report.torn_passes;
     out["pass_cost_ns"] = {
         {"min", report.pass_ns_min}, {"mean", report.pass_ns_mean}, {"max", report.pass_ns_max}};
     out["counter_rate"] = report.rate

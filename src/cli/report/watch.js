@@ -37,6 +37,24 @@ function fillHead() {
             ": this guest had no clock of the host's to hold it against (vmclock, or KVM's PTP clock)";
 }
 
+/// What whoever had this watched has to say of it: sections of rows, or of lines as they were printed.
+function fillStory() {
+    for (const section of data.story || []) {
+        const place = document.getElementById("story");
+        place.append(element("h2", {}, section.title));
+        if (section.text)
+            place.append(element("p", {}, section.text));
+        if (section.rows) {
+            const body = element("tbody", {});
+            for (const [name, ...cells] of section.rows)
+                body.append(element("tr", {}, element("th", {}, name), ...cells.map(cell => element("td", {}, cell))));
+            place.append(element("div", {class: "scroll"}, element("table", {}, body)));
+        }
+        if (section.lines)
+            place.append(element("pre", {class: "mono"}, section.lines.join("\n")));
+    }
+}
+
 function seamCell(seam) {
     if (!seam)
         return element("td", {class: "cell none"}, "–");
@@ -215,6 +233,7 @@ function fillNtp() {
 
 function start() {
     fillHead();
+    fillStory();
     fillEvents();
     const series = document.getElementById("series");
     option(series, "", "all clocks");

@@ -17,6 +17,9 @@ struct Analyst::Work {
 
     void take(const Pass& pass);
     void join_stop(const Pass& pass, Breaks& breaks) const;
+    bool is_long(const Pass& pass) const;
+    std::vector<Boundary*> boundaries_of(std::uint32_t cpu);
+    bool amend(const Pass& pass, const Breaks& breaks);
     void begin_event(const Pass& pass, const Breaks& breaks);
     Pending* joinable(const Pass& pass, const Breaks& breaks);
     void settle(Nanos now);
@@ -40,36 +43,80 @@ std::uint32_t Analyst::Work::active_cpus() const {
 
 void Analyst::Work::take(const Pass& pass) {
     CpuFollower& follower = followers[pass.cpu];
+    if (pass.torn || is_long(pass)) {
+        statistics.tear();
+        return;
+    }
     statistics.count(pass, follower.last());
     if (follower.last()) {
         Breaks breaks = follower.breaks_at(pass);
         join_stop(pass, breaks);
-        if (!breaks.reasons.empty()) begin_event(pass, breaks);
+        if (!breaks.reasons.empty() && !amend(pass, breaks)) begin_event(pass, breaks);
     }
     follower.follow(pass);
-    const auto &monotonic = follower.line(Clock::kMonotonic).fit(),
-               &raw = follower.line(Clock::kMonotonicRaw).fit();
+    const auto& monotonic = follower.line(Clock::kMonotonic).fit();
+    for (Boundary* boundary : boundaries_of(pass.cpu)) {
+        boundary->aftermath.follow(pass, monotonic);
+        ++boundary->passes_since;
+    }
+    const auto& raw = follower.line(Clock::kMonotonicRaw).fit();
     if (pass.cpu == 0 && monotonic && raw) statistics.rate(*monotonic, *raw);
     settle(statistics.since_start(pass));
+}
+
+/// A stop may have fallen into it, and its readings may be of both sides.
+bool Analyst::Work::is_long(const Pass& pass) const {
+    constexpr std::int64_t long_ns = 1'000'000;
+    const auto& raw = followers[pass.cpu].line(Clock::kMonotonicRaw).fit();
+    if (!raw) return false;
+    const Slope slope = raw->slope_max();
+    return static_cast<time::i128>((pass.end - pass.woke).raw()) * slope.nanos >
+           static_cast<time::i128>(long_ns) * slope.ticks;
+}
+
+std::vector<Boundary*> Analyst::Work::boundaries_of(std::uint32_t cpu) {
+    std::vector<Boundary*> found;
+    for (Pending& pending : open)
+        for (Boundary& boundary : pending.boundaries)
+            if (boundary.next.cpu == cpu) found.push_back(&boundary);
+    return found;
 }
 
 /// A CPU whose own hole was a little too short for a stop that others noticed.
 void Analyst::Work::join_stop(const Pass& pass, Breaks& breaks) const {
     if (breaks.reasons.has(Reason::kStop) || breaks.hole.raw() < settings.hole.raw() / 2) return;
-    const Count last = followers[pass.cpu].last()->end;
+    const Count last = followers[pass.cpu].last()->woke;
     for (const Pending& pending : open) {
         if (!pending.reasons.has(Reason::kStop) || pending.has(pass.cpu) ||
             !pending.overlaps(last, pass.begin))
             continue;
+        breaks.plain_hole = breaks.reasons.empty();
+        breaks.offsets_only = false;
         breaks.reasons.add(Reason::kStop);
-        breaks.lines = true;
     }
 }
 
+/// Whether the page has only now told of what this CPU saw as a hole.
+bool Analyst::Work::amend(const Pass& pass, const Breaks& breaks) {
+    const bool page_only = !breaks.offsets_only && !breaks.monotonic && !breaks.raw &&
+                           !breaks.reasons.has(Reason::kStop) &&
+                           !breaks.reasons.has(Reason::kBackward);
+    if (!page_only) return false;
+    for (Pending& pending : open)
+        for (Boundary& boundary : pending.boundaries)
+            if (boundary.next.cpu == pass.cpu && boundary.awaits_page()) {
+                boundary.amend(pass, breaks);
+                pending.reasons.add(breaks.reasons);
+                followers[pass.cpu].close(breaks);
+                return true;
+            }
+    return false;
+}
+
 Pending* Analyst::Work::joinable(const Pass& pass, const Breaks& breaks) {
-    const Count last = followers[pass.cpu].last()->end;
+    const Count last = followers[pass.cpu].last()->woke;
     for (Pending& pending : open) {
-        if (pending.has(pass.cpu) || pending.lines() != breaks.lines) continue;
+        if (pending.has(pass.cpu) || pending.offsets_only() != breaks.offsets_only) continue;
         const bool both_back =
             pending.reasons.has(Reason::kBackward) && breaks.reasons.has(Reason::kBackward);
         const Nanos apart = statistics.since_start(pass) - pending.at;
@@ -82,27 +129,23 @@ Pending* Analyst::Work::joinable(const Pass& pass, const Breaks& breaks) {
 
 void Analyst::Work::begin_event(const Pass& pass, const Breaks& breaks) {
     CpuFollower& follower = followers[pass.cpu];
-    const Side since = follower.since();
-    for (Pending& pending : open)
-        for (Boundary& boundary : pending.boundaries)
-            if (boundary.next.cpu == pass.cpu) boundary.end(since, breaks);
+    for (Boundary* boundary : boundaries_of(pass.cpu))
+        boundary->aftermath.end(breaks);
+    const Count last = follower.last()->woke;
     Pending* pending = joinable(pass, breaks);
     if (pending == nullptr) {
         open.emplace_back();
         pending = &open.back();
-        pending->from = follower.last()->end;
+        pending->from = last;
         pending->to = pass.begin;
         pending->at = statistics.since_start(pass);
-        if (last_stop && !breaks.lines) pending->since_stop = pending->at - *last_stop;
+        if (last_stop && breaks.offsets_only) pending->since_stop = pending->at - *last_stop;
     }
-    pending->narrow(follower.last()->end, pass.begin);
+    pending->narrow(last, pass.begin);
     pending->reasons.add(breaks.reasons);
-    Boundary boundary;
-    boundary.last = *follower.last();
-    boundary.next = pass;
-    boundary.breaks = breaks;
-    boundary.before = follower.close(breaks);
-    pending->boundaries.push_back(std::move(boundary));
+    pending->boundaries.push_back(
+        {*follower.last(), pass, breaks, follower.before(breaks), Aftermath{settings.window}});
+    follower.close(breaks);
     const bool told =
         pending->reasons.has(Reason::kDisruption) || pending->reasons.has(Reason::kReference);
     if (told || pending->stopped(active_cpus(), settings.hole)) last_stop = pending->at;
@@ -119,7 +162,7 @@ void Analyst::Work::settle(Nanos now) {
 
 void Analyst::Work::finish(Pending& pending) {
     for (Boundary& boundary : pending.boundaries)
-        boundary.take_since(followers[boundary.next.cpu].since());
+        boundary.after = boundary.aftermath.side();
     if (!pending.stopped(active_cpus(), settings.hole)) {
         pending.reasons.remove(Reason::kStop);
         for (const Boundary& b : pending.boundaries)
@@ -136,6 +179,8 @@ void Analyst::Work::take(const Exchange& exchange) {
     const auto before = follower.skew();
     const bool moved = follower.contradicts(exchange);
     follower.follow(exchange);
+    for (Boundary* boundary : boundaries_of(exchange.cpu))
+        boundary->aftermath.follow_skew(follower.skew());
     statistics.exchange(exchange, follower.skew());
     if (!moved || !follower.last()) return;
     Event event;

@@ -10,6 +10,10 @@ namespace {
 /// disruption is news.
 constexpr std::uint64_t kMappingStepNs = 10'000;
 
+bool has_page(const Pass& pass) {
+    return pass.kvmclock || (pass.vmclock && vmclock_at(*pass.vmclock, pass.begin));
+}
+
 bool backward_is_wrong(Clock clock) {
     return clock != Clock::kRealtime && clock != Clock::kTai;
 }
@@ -27,8 +31,10 @@ Breaks CpuFollower::breaks_at(const Pass& pass) const {
     look_at_order(pass, breaks);
     look_at_lines(pass, breaks);
     look_at_pages(pass, breaks);
-    breaks.lines = !breaks.reasons.empty();
+    const bool whole = !breaks.reasons.empty();
     look_at_offsets(pass, breaks);
+    breaks.offsets_only = !whole && !breaks.reasons.empty();
+    breaks.plain_hole = breaks.reasons.only(Reason::kStop) && has_page(pass) && has_page(*last_);
     return breaks;
 }
 
@@ -77,36 +83,71 @@ void CpuFollower::look_at_pages(const Pass& pass, Breaks& breaks) const {
     if (moved && moved->radius() > kMappingStepNs) breaks.reasons.add(Reason::kReference);
 }
 
-Side CpuFollower::close(const Breaks& breaks) {
+Side CpuFollower::before(const Breaks& breaks) const {
     Side side;
-    if (breaks.lines) {
+    if (!breaks.offsets_only) {
         side.monotonic_readings = monotonic_.readings();
         side.raw_readings = raw_.readings();
-        side.monotonic = monotonic_.close(breaks.monotonic);
-        side.raw = raw_.close(breaks.raw);
-        side.phc = phc_.close(breaks.phc);
+        side.monotonic = monotonic_.last();
+        side.raw = raw_.last();
+        side.phc = phc_.last();
         side.skew = skew_;
-        skew_.reset();
     }
     for (const Clock clock : kOffsetClocks) {
         const auto i = static_cast<std::size_t>(clock);
-        if (breaks.lines || breaks.stepped[i]) side.offset[i] = offsets_[i].close();
+        if (!breaks.offsets_only || breaks.stepped[i]) side.offset[i] = offsets_[i].offset();
     }
     return side;
 }
 
-Side CpuFollower::since() const {
+void CpuFollower::close(const Breaks& breaks) {
+    if (breaks.closes_lines()) {
+        monotonic_.close(breaks.monotonic);
+        raw_.close(breaks.raw);
+        phc_.close(breaks.phc);
+        skew_.reset();
+    }
+    for (const Clock clock : kOffsetClocks) {
+        const auto i = static_cast<std::size_t>(clock);
+        if (breaks.closes_lines() || breaks.stepped[i]) offsets_[i].close();
+    }
+}
+
+void Aftermath::follow(const Pass& pass, const std::optional<LineFit>& slope) {
+    if (!lines_ended_) {
+        monotonic_.add(pass.of(Clock::kMonotonic));
+        raw_.add(pass.of(Clock::kMonotonicRaw));
+        if (pass.phc) phc_.add(*pass.phc);
+    }
+    if (!slope) return;
+    for (const Clock clock : kOffsetClocks) {
+        const auto i = static_cast<std::size_t>(clock);
+        if (!offset_ended_[i]) offsets_[i].add(OffsetTrack::offset_in(pass, clock, *slope));
+    }
+}
+
+void Aftermath::follow_skew(const std::optional<SkewInterval>& skew) {
+    if (!lines_ended_) skew_ = skew;
+}
+
+void Aftermath::end(const Breaks& now) {
+    lines_ended_ = lines_ended_ || now.closes_lines();
+    for (std::size_t i = 0; i < kClocks; ++i)
+        offset_ended_[i] = offset_ended_[i] || now.closes_lines() || now.stepped[i];
+}
+
+Side Aftermath::side() const {
     Side side;
+    side.monotonic_readings = monotonic_.beginning();
+    side.raw_readings = raw_.beginning();
     side.monotonic = monotonic_.first();
     side.raw = raw_.first();
     side.phc = phc_.first();
+    side.skew = skew_;
     for (const Clock clock : kOffsetClocks) {
         const auto i = static_cast<std::size_t>(clock);
         side.offset[i] = offsets_[i].offset();
     }
-    side.skew = skew_;
-    side.monotonic_readings = monotonic_.beginning();
-    side.raw_readings = raw_.beginning();
     return side;
 }
 

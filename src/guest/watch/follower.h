@@ -14,8 +14,13 @@ namespace continuo::guest::watch {
 /// What broke between two passes of a CPU.
 struct Breaks {
     ReasonSet reasons;
-    /// More than offsets: every line starts anew.
-    bool lines = false;
+    /// Only offsets changed: no line is touched.
+    bool offsets_only = false;
+    /// Nothing but a hole, and a page says that the host has not touched the clocks: no line is
+    /// broken.
+    bool plain_hole = false;
+    /// Every line starts anew.
+    bool closes_lines() const { return !offsets_only && !plain_hole; }
     /// The lines themselves were left, so that they say nothing any more.
     bool monotonic = false, raw = false, phc = false;
     /// Clocks whose offset from MONOTONIC changed.
@@ -33,6 +38,27 @@ struct Side {
     std::vector<Bracket> monotonic_readings, raw_readings;
 };
 
+/// What is read on a CPU after a break.
+class Aftermath {
+  public:
+    explicit Aftermath(Nanos window)
+        : monotonic_{kSteered, window}, raw_{kUnsteered, window}, phc_{kSteered, window} {}
+
+    /// `slope`: a line of MONOTONIC's rate, for the offsets; without one they are left out.
+    void follow(const Pass& pass, const std::optional<LineFit>& slope);
+    void follow_skew(const std::optional<SkewInterval>& skew);
+    /// Another break: what comes now is of that one.
+    void end(const Breaks& now);
+    Side side() const;
+
+  private:
+    bool lines_ended_ = false;
+    std::array<bool, kClocks> offset_ended_{};
+    LineTrack monotonic_, raw_, phc_;
+    std::array<OffsetTrack, kClocks> offsets_;
+    std::optional<SkewInterval> skew_;
+};
+
 class CpuFollower {
   public:
     explicit CpuFollower(const Settings& settings);
@@ -40,10 +66,10 @@ class CpuFollower {
     const std::optional<Pass>& last() const { return last_; }
     /// Domain: last().
     Breaks breaks_at(const Pass& pass) const;
-    /// What was known up to here; what broke starts anew.
-    Side close(const Breaks& breaks);
-    /// What is known since the last close() of lines.
-    Side since() const;
+    /// What was known up to here.
+    Side before(const Breaks& breaks) const;
+    /// What broke starts anew.
+    void close(const Breaks& breaks);
     void follow(const Pass& pass);
 
     /// Whether the counter can still be where it was.

@@ -64,6 +64,20 @@ std::optional<NtpState> ntp_state() {
     return NtpState{(now.status & STA_UNSYNC) != 0, now.maxerror, now.esterror, now.freq};
 }
 
+bool same(const std::optional<time::PvclockLine>& a, const std::optional<time::PvclockLine>& b) {
+    if (!a || !b) return !a && !b;
+    return a->tsc_timestamp() == b->tsc_timestamp() && a->system_time() == b->system_time() &&
+           a->scale() == b->scale();
+}
+
+bool same(const std::optional<continuo_vmclock_words>& a,
+          const std::optional<continuo_vmclock_words>& b) {
+    if (!a || !b) return !a && !b;
+    return a->disruption_marker == b->disruption_marker && a->generation == b->generation &&
+           a->counter_value == b->counter_value && a->seconds == b->seconds &&
+           a->fraction == b->fraction && a->period == b->period;
+}
+
 /// Pages that the kernel maps for its vDSO's data.
 std::vector<const continuo_pvclock_page*> vdso_pages() {
     std::vector<const continuo_pvclock_page*> pages;
@@ -178,6 +192,7 @@ Count LinuxClocks::counter() {
 // Each clock stands between two readings of the counter, and the one after it is the one before
 // the next. The order turns with each pass, so that none is always read first.
 void LinuxClocks::read(std::uint64_t number, Pass& pass) {
+    pass.woke = counter();
     if (vmclock_ != nullptr) pass.vmclock = vmclock_words(*vmclock_);
     if (kvmclock_ != nullptr) pass.kvmclock = kvmclock_line(*kvmclock_);
     pass.begin = counter();
@@ -190,7 +205,12 @@ void LinuxClocks::read(std::uint64_t number, Pass& pass) {
         before = after;
     }
     pass.end = before;
-    if (pass.cpu != 0) return;
+    if (pass.cpu == 0) read_system_calls(number, pass);
+    pass.torn = (vmclock_ != nullptr && !same(pass.vmclock, vmclock_words(*vmclock_))) ||
+                (kvmclock_ != nullptr && !same(pass.kvmclock, kvmclock_line(*kvmclock_)));
+}
+
+void LinuxClocks::read_system_calls(std::uint64_t number, Pass& pass) {
     pass.ntp = ntp_state();
     if (phc_ < 0 || number % kPhcEvery != 0) return;
     const auto id = static_cast<clockid_t>((~static_cast<unsigned>(phc_) << 3U) | 3U);

@@ -4,24 +4,11 @@
 
 namespace continuo::guest::watch {
 
-void Boundary::take_since(const Side& since) {
-    if (!lines_ended) {
-        after.monotonic = since.monotonic;
-        after.raw = since.raw;
-        after.phc = since.phc;
-        after.skew = since.skew;
-        after.monotonic_readings = since.monotonic_readings;
-        after.raw_readings = since.raw_readings;
-    }
-    for (std::size_t i = 0; i < kClocks; ++i)
-        if (!offset_ended[i]) after.offset[i] = since.offset[i];
-}
-
-void Boundary::end(const Side& since, const Breaks& now) {
-    take_since(since);
-    lines_ended = lines_ended || now.lines;
-    for (std::size_t i = 0; i < kClocks; ++i)
-        offset_ended[i] = offset_ended[i] || now.lines || now.stepped[i];
+void Boundary::amend(const Pass& pass, const Breaks& now) {
+    next.kvmclock = pass.kvmclock;
+    next.vmclock = pass.vmclock;
+    breaks.reasons.add(now.reasons);
+    breaks.plain_hole = false;
 }
 
 bool Pending::has(std::uint32_t cpu) const {
@@ -38,9 +25,9 @@ void Pending::narrow(Count last, Count next) {
     if (to - next > Ticks{}) to = next;
 }
 
-bool Pending::lines() const {
-    return std::any_of(boundaries.begin(), boundaries.end(),
-                       [](const Boundary& b) { return b.breaks.lines; });
+bool Pending::offsets_only() const {
+    return std::all_of(boundaries.begin(), boundaries.end(),
+                       [](const Boundary& b) { return b.breaks.offsets_only; });
 }
 
 bool Pending::stopped(std::uint32_t cpus, Nanos hole) const {
@@ -107,7 +94,7 @@ std::optional<Seam> offset_seam(const Pending& pending, Clock clock,
         if (b.before.offset[i] && b.after.offset[i])
             combined.add(*b.after.offset[i] - *b.before.offset[i]);
     auto seam = seam_of(Method::kOffset, combined, jump_of(pending, clock));
-    if (!seam || !pending.lines()) return seam;
+    if (!seam || pending.offsets_only()) return seam;
     if (!monotonic) return std::nullopt;
     seam->seam = seam->seam + monotonic->seam;
     seam->cpus_agree = seam->cpus_agree && monotonic->cpus_agree;
@@ -253,7 +240,7 @@ Event measured(const Pending& pending) {
     const auto at = [&](Track track) -> std::optional<Seam>& {
         return seams[static_cast<std::size_t>(track)];
     };
-    if (pending.lines()) {
+    if (!pending.offsets_only()) {
         at(Track::kMonotonic) = line_seam(pending, Clock::kMonotonic, &Side::monotonic, kSteered);
         at(Track::kMonotonicRaw) = line_seam(pending, Clock::kMonotonicRaw, &Side::raw, kUnsteered);
         at(Track::kKvmclock) = kvmclock_seam(pending);
@@ -266,7 +253,7 @@ Event measured(const Pending& pending) {
     for (const Track track : {Track::kPhc, Track::kVmclock})
         if (at(track)) event.reference = track;
     measure_lost(event);
-    if (pending.lines()) measure_blackout(pending, event);
+    if (!pending.offsets_only()) measure_blackout(pending, event);
     measure_skew(pending, event);
     classify(event);
     draw(pending, event);

@@ -14,15 +14,16 @@ namespace continuo::guest::watch {
 struct Boundary {
     Pass last, next;
     Breaks breaks;
-    Side before, after;
-    /// `after` is whole: something else broke since.
-    bool lines_ended = false;
-    std::array<bool, kClocks> offset_ended{};
+    Side before;
+    Aftermath aftermath;
+    unsigned passes_since = 0;
+    /// The aftermath, once the event is measured.
+    Side after{};
 
-    /// Takes what is known since the event into `after`, where it is still of this event alone.
-    void take_since(const Side& since);
-    /// Takes it, and ends what breaks now.
-    void end(const Side& since, const Breaks& now);
+    /// A CPU may run before its host has written the page that all CPUs read: the page's change is
+    /// then seen a pass or two after the hole.
+    bool awaits_page() const { return breaks.plain_hole && passes_since <= 2; }
+    void amend(const Pass& pass, const Breaks& now);
 };
 
 struct Pending {
@@ -36,8 +37,8 @@ struct Pending {
     /// Whether a break between these two counter values can be this one.
     bool overlaps(Count last, Count next) const;
     void narrow(Count last, Count next);
-    /// Clocks lost their lines, or may have; else only offsets changed.
-    bool lines() const;
+    /// Only offsets changed.
+    bool offsets_only() const;
     /// The host stopped the guest: no CPU ran.
     bool stopped(std::uint32_t cpus, Nanos hole) const;
 };

@@ -16,9 +16,10 @@ namespace {
 
 constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 constexpr std::size_t kSamplesMax = 1U << 16U;
-/// Two CPUs exchange counters so often, and give up after so long.
-constexpr std::int64_t kMeetEveryNs = 100'000'000;
-constexpr std::int64_t kMeetingNs = 200'000;
+/// Two CPUs exchange counters so often; one waits for the other so long to come, and to answer.
+constexpr std::int64_t kMeetEveryNs = 250'000'000;
+constexpr std::int64_t kWaitNs = 2'000'000;
+constexpr std::int64_t kRoundNs = 500'000;
 constexpr std::uint64_t kRounds = 8;
 
 std::int64_t monotonic_ns() {
@@ -41,8 +42,8 @@ int pin(int cpu) {
 }
 
 template <class Condition>
-bool spin_until(Condition condition) {
-    const std::int64_t until = monotonic_ns() + kMeetingNs;
+bool spin_until(std::int64_t longest_ns, Condition condition) {
+    const std::int64_t until = monotonic_ns() + longest_ns;
     while (!condition()) {
         if (monotonic_ns() > until) return false;
         continuo_relax();
@@ -167,13 +168,15 @@ void Sampler::meet(std::uint32_t cpu, std::uint64_t slot) {
 
 void Sampler::ask(std::uint32_t other, std::uint64_t ticket) {
     Meeting& at = *meeting_;
-    if (!spin_until([&] { return at.there.load(std::memory_order_acquire) == ticket; })) return;
+    if (!spin_until(kWaitNs, [&] { return at.there.load(std::memory_order_acquire) == ticket; }))
+        return;
     for (std::uint64_t round = 1; round <= kRounds; ++round) {
         Exchange exchange;
         exchange.cpu = other;
         exchange.sent = clocks_.counter();
         at.ping.store(ticket + round, std::memory_order_release);
-        if (!spin_until([&] { return at.pong.load(std::memory_order_acquire) == ticket + round; }))
+        if (!spin_until(kRoundNs,
+                        [&] { return at.pong.load(std::memory_order_acquire) == ticket + round; }))
             return;
         exchange.back = clocks_.counter();
         exchange.heard = Count::from_raw(at.heard.load(std::memory_order_relaxed));
@@ -185,8 +188,12 @@ void Sampler::answer(std::uint64_t ticket) {
     Meeting& at = *meeting_;
     at.there.store(ticket, std::memory_order_release);
     for (std::uint64_t round = 1; round <= kRounds; ++round) {
-        if (!spin_until([&] { return at.ping.load(std::memory_order_acquire) == ticket + round; }))
-            return;
+        // The first CPU may come late; once it is there, it answers at once.
+        const std::int64_t longest_ns = round == 1 ? kWaitNs : kRoundNs;
+        const auto asked = [&] {
+            return at.ping.load(std::memory_order_acquire) == ticket + round;
+        };
+        if (!spin_until(longest_ns, asked)) return;
         at.heard.store(clocks_.counter().raw(), std::memory_order_relaxed);
         at.pong.store(ticket + round, std::memory_order_release);
     }

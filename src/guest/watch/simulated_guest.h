@@ -62,7 +62,8 @@ class SimulatedGuest {
         out.cpu = cpu;
         if (with_vmclock) out.vmclock = page_;
         look_at_others(out);
-        out.begin = counter(cpu);
+        out.woke = counter(cpu);
+        out.begin = out.woke;
         for (std::size_t i = 0; i < kClocks; ++i) {
             Bracket& bracket = out.clocks[i];
             bracket.before = counter(cpu);
@@ -137,10 +138,14 @@ class SimulatedGuest {
         page_.period = static_cast<std::uint64_t>((static_cast<time::u128>(1) << 84) / 1'000'000U /
                                                   static_cast<std::uint64_t>(ticks_per_us_));
         page_.counter_value = counter(0).raw();
-        const auto true_ns = static_cast<std::uint64_t>(ns(now_)) + 1'800'000'000'000'000'000U;
-        page_.seconds = true_ns / 1'000'000'000U;
+        // The true time in ns is whole + rest / ticks_per_us_; the page has it to 2^-64 s.
+        const auto tpu = static_cast<std::uint64_t>(ticks_per_us_);
+        const std::uint64_t scaled = static_cast<std::uint64_t>(now_) * 1000;
+        const std::uint64_t whole = scaled / tpu + 1'800'000'000'000'000'000U;
+        page_.seconds = whole / 1'000'000'000U;
         page_.fraction = static_cast<std::uint64_t>(
-            (static_cast<time::u128>(true_ns % 1'000'000'000U) << 64) / 1'000'000'000U);
+            (static_cast<time::u128>(whole % 1'000'000'000U * tpu + scaled % tpu) << 64) /
+            (1'000'000'000U * tpu));
     }
 
     struct Done {

@@ -23,6 +23,7 @@ class Statistics {
     void event(Event&& event);
     void exchange(const Exchange& exchange, const std::optional<SkewInterval>& skew);
     void lose(std::uint64_t passes) { report_.lost_passes += passes; }
+    void tear() { ++report_.torn_passes; }
     void rate(const LineFit& monotonic, const LineFit& raw);
     /// Computes what is computed at the end, from what there is so far.
     const Report& report();

@@ -71,24 +71,18 @@ std::vector<Bracket> LineTrack::readings() const {
     return all;
 }
 
-std::optional<LineFit> LineTrack::close(bool broken) {
-    auto last = fit_last(readings(), steering_.slack);
+void LineTrack::close(bool broken) {
     kept_.clear();
     beginning_.clear();
     narrowest_.reset();
     since_fit_ = 0;
     if (broken) fit_.reset();
-    return last;
 }
 
 std::vector<Bracket> LineTrack::beginning() const {
     std::vector<Bracket> all = beginning_;
     if (narrowest_ && all.size() < kSlots) all.push_back(*narrowest_);
     return all;
-}
-
-std::optional<LineFit> LineTrack::first() const {
-    return fit_first(beginning(), steering_.slack);
 }
 
 // c = other(x) - MONOTONIC(x) is a whole number, and both clocks are floored from the same
@@ -110,12 +104,6 @@ bool OffsetTrack::contradicts(NanosInterval offset) const {
 void OffsetTrack::add(NanosInterval offset) {
     const auto both = offset_ ? intersection(*offset_, offset) : std::optional{offset};
     if (both) offset_ = both;
-}
-
-std::optional<NanosInterval> OffsetTrack::close() {
-    auto last = offset_;
-    offset_.reset();
-    return last;
 }
 
 }  // namespace continuo::guest::watch

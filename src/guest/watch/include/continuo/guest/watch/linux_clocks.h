@@ -44,6 +44,8 @@ class LinuxClocks final : public ClockSource {
     Count counter() override;
 
   private:
+    void read_system_calls(std::uint64_t number, Pass& pass);
+
     const continuo_vmclock_page* vmclock_ = nullptr;
     const continuo_pvclock_page* kvmclock_ = nullptr;
     int phc_ = -1;

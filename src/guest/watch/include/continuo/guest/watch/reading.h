@@ -63,7 +63,10 @@ struct Seen {
 /// One pass over the clocks on one CPU.
 struct Pass {
     std::uint32_t cpu = 0;
-    Count begin, end;  ///< the first and the last counter value of it
+    /// The counter before the pages are read, before the clocks are, and after them.
+    Count woke, begin, end;
+    /// A page changed meanwhile: nobody knows which readings are of before.
+    bool torn = false;
     std::array<Bracket, kClocks> clocks;
     /// The host's REALTIME, through a PTP clock that the hypervisor offers.
     std::optional<Bracket> phc;

@@ -174,6 +174,8 @@ struct TimelineBin {
 struct Report {
     Nanos ran;
     std::uint64_t passes = 0, exchanges = 0, lost_passes = 0;
+    /// Left out because the host wrote a page meanwhile, or because they took over 1 ms.
+    std::uint64_t torn_passes = 0;
     std::int64_t pass_ns_min = 0, pass_ns_mean = 0, pass_ns_max = 0;
     /// ticks in ns; how fast the counter runs by MONOTONIC_RAW.
     std::optional<Slope> rate;

@@ -1,6 +1,6 @@
 // One thread on each CPU that sleeps, reads its clocks, and sleeps again; and now and then two of
 // them exchange counters. What is read is handed over in batches. A CPU is never held for longer
-// than a pass, but for an exchange, which gives up after 200 us.
+// than a pass, but for an exchange: four times a second two of them wait up to 2 ms for each other.
 #pragma once
 
 #include <atomic>

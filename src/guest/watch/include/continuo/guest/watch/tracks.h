@@ -36,11 +36,12 @@ class LineTrack {
     /// where it is on their line, or too few are there.
     Nanos contradiction(const Bracket& reading) const;
     void add(const Bracket& reading);
-    /// The line of the readings so far, as near to their end as possible; forgets them. The old
-    /// line stays in use for contradiction() unless `broken`.
-    std::optional<LineFit> close(bool broken);
-    /// The line of the readings since close(), as near to their beginning as possible.
-    std::optional<LineFit> first() const;
+    /// The line of the readings so far, as near to their end as possible, and as near to their
+    /// beginning.
+    std::optional<LineFit> last() const { return fit_last(readings(), steering_.slack); }
+    std::optional<LineFit> first() const { return fit_first(beginning(), steering_.slack); }
+    /// Forgets the readings. The old line stays in use for contradiction() unless `broken`.
+    void close(bool broken);
 
     const std::optional<LineFit>& fit() const { return fit_; }
     /// The readings that are kept, in order: those of the last window, and of the first since
@@ -73,7 +74,7 @@ class OffsetTrack {
     static NanosInterval offset_in(const Pass& pass, Clock clock, const LineFit& monotonic);
     bool contradicts(NanosInterval offset) const;
     void add(NanosInterval offset);
-    std::optional<NanosInterval> close();
+    void close() { offset_.reset(); }
     const std::optional<NanosInterval>& offset() const { return offset_; }
 
   private:

@@ -37,8 +37,19 @@ Result<GuestMemory> GuestMemory::create(std::uint64_t size, std::uint64_t base) 
     if (host == MAP_FAILED)
         return kernel_failure("mmap of guest memory", errno, "give the guest less memory");
     memory.host_ = static_cast<std::byte*>(host);
-    memory.base_ = base;
+    memory.ranges_[0] = {base, size};
     memory.size_ = size;
+    return memory;
+}
+
+Result<GuestMemory> GuestMemory::create_around(std::uint64_t size, const AddressRange& hole) {
+    constexpr std::uint64_t kWordOfPages = 64 * kPageSize;
+    CONTINUO_CHECK(hole.begin != 0 && hole.begin % kWordOfPages == 0 &&
+                   hole.bytes % kWordOfPages == 0);
+    auto memory = create(size);
+    if (!memory || size <= hole.begin) return memory;
+    memory->ranges_ = {AddressRange{0, hole.begin},
+                       AddressRange{hole.begin + hole.bytes, size - hole.begin}};
     return memory;
 }
 
@@ -60,13 +71,13 @@ Status GuestMemory::find_touched_pages(std::span<std::uint64_t> bitmap) const {
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept
     : fd_{std::move(other.fd_)},
       host_{std::exchange(other.host_, nullptr)},
-      base_{other.base_},
+      ranges_{other.ranges_},
       size_{std::exchange(other.size_, 0)} {}
 
 GuestMemory& GuestMemory::operator=(GuestMemory&& other) noexcept {
     std::swap(fd_, other.fd_);
     std::swap(host_, other.host_);
-    std::swap(base_, other.base_);
+    std::swap(ranges_, other.ranges_);
     std::swap(size_, other.size_);
     return *this;
 }
@@ -75,17 +86,34 @@ GuestMemory::~GuestMemory() {
     if (host_ != nullptr) ::munmap(host_, size_);
 }
 
+std::optional<std::uint64_t> GuestMemory::offset_of(std::uint64_t gpa) const {
+    std::uint64_t before = 0;
+    for (const AddressRange& range : ranges()) {
+        if (gpa >= range.begin && gpa - range.begin < range.bytes)
+            return before + (gpa - range.begin);
+        before += range.bytes;
+    }
+    return std::nullopt;
+}
+
 bool GuestMemory::contains(std::uint64_t gpa, std::uint64_t length) const {
-    return gpa >= base_ && gpa - base_ <= size_ && length <= size_ - (gpa - base_);
+    for (const AddressRange& range : ranges()) {
+        const bool begins = gpa >= range.begin && gpa - range.begin <= range.bytes;
+        if (begins && length <= range.bytes - (gpa - range.begin)) return true;
+    }
+    return false;
 }
 
 Result<std::span<std::byte>> GuestMemory::at(std::uint64_t gpa, std::uint64_t length) const {
     if (!contains(gpa, length)) {
+        std::string memory;
+        for (const AddressRange& range : ranges())
+            memory += describe_range(memory.empty() ? "" : " and", range.begin, range.bytes);
         return state::fail(state::ErrorCode::kGuest, describe_range("access", gpa, length),
-                           "the address lies outside the guest's memory, which is " +
-                               describe_range("", base_, size_));
+                           "the address lies outside the guest's memory, which is " + memory);
     }
-    return std::span{host_ + (gpa - base_), static_cast<std::size_t>(length)};
+    // No bytes, just behind the last one, are inside as well.
+    return std::span{host_ + offset_of(gpa).value_or(size_), static_cast<std::size_t>(length)};
 }
 
 Status GuestMemory::read(std::uint64_t gpa, std::span<std::byte> into) const {

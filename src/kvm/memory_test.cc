@@ -35,6 +35,45 @@ TEST(GuestMemory, KnowsThePagesThatWereTouched) {
     EXPECT_EQ(bitmap[3], 1u << 7);
 }
 
+TEST(GuestMemory, GoesOnBehindAHole) {
+    constexpr AddressRange kHole{64 * kPageSize, 128 * kPageSize};
+    constexpr std::uint64_t kBehind = kHole.begin + kHole.bytes;
+    auto memory = GuestMemory::create_around(66 * kPageSize, kHole);
+    ASSERT_TRUE(memory);
+    ASSERT_EQ(memory->ranges().size(), 2u);
+    EXPECT_EQ(memory->ranges()[1].begin, kBehind);
+    EXPECT_EQ(memory->ranges()[1].bytes, 2 * kPageSize);
+    EXPECT_EQ(memory->size(), 66 * kPageSize);
+    ASSERT_TRUE(memory->write_object<std::uint32_t>(kBehind + kPageSize, 5));
+    EXPECT_EQ(memory->host()[65 * kPageSize], std::byte{5}) << "one piece to the host";
+    EXPECT_EQ(memory->offset_of(kBehind), 64 * kPageSize);
+    EXPECT_EQ(memory->offset_of(kHole.begin), std::nullopt);
+    struct Row {
+        std::uint64_t gpa;
+        std::uint64_t length;
+        bool inside;
+    };
+    const Row rows[] = {
+        {kHole.begin - 1, 1, true},
+        {kHole.begin - 1, 2, false},
+        {kHole.begin, 1, false},
+        {kHole.begin - 8, kHole.bytes + 16, false},
+        {kBehind - 1, 1, false},
+        {kBehind, 2 * kPageSize, true},
+        {kBehind, 2 * kPageSize + 1, false},
+        {kTop, 1, false},
+    };
+    for (const Row& row : rows)
+        EXPECT_EQ(memory->at(row.gpa, row.length).has_value(), row.inside)
+            << row.gpa << " " << row.length;
+    std::uint64_t bitmap[2] = {};
+    ASSERT_TRUE(memory->find_touched_pages(bitmap));
+    EXPECT_EQ(bitmap[1], 2u);
+    const auto small = GuestMemory::create_around(64 * kPageSize, kHole);
+    ASSERT_TRUE(small);
+    EXPECT_EQ(small->ranges().size(), 1u);
+}
+
 TEST(GuestMemory, RefusesAddressesOutside) {
     auto memory = GuestMemory::create(kSize, 2 * kPageSize);
     ASSERT_TRUE(memory);

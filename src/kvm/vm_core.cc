@@ -33,20 +33,33 @@ Status VmCore::enable_capability(std::uint32_t capability, std::uint64_t arg0) {
 }
 
 Status VmCore::set_memory(std::uint32_t slot, const GuestMemory& memory, bool log_dirty) {
-    kvm_userspace_memory_region region{};
-    region.slot = slot;
-    region.flags = log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0;
-    region.guest_phys_addr = memory.base();
-    region.memory_size = memory.size();
-    region.userspace_addr = reinterpret_cast<std::uint64_t>(memory.host());
-    return call(KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
+    const std::byte* host = memory.host();
+    for (const AddressRange& range : memory.ranges()) {
+        kvm_userspace_memory_region region{};
+        region.slot = slot++;
+        region.flags = log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0;
+        region.guest_phys_addr = range.begin;
+        region.memory_size = range.bytes;
+        region.userspace_addr = reinterpret_cast<std::uint64_t>(host);
+        auto set = call(KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION");
+        if (!set) return set;
+        host += range.bytes;
+    }
+    return {};
 }
 
-Status VmCore::get_dirty_log(std::uint32_t slot, std::span<std::uint64_t> bitmap) const {
-    kvm_dirty_log log{};
-    log.slot = slot;
-    log.dirty_bitmap = bitmap.data();
-    return call(KVM_GET_DIRTY_LOG, &log, "KVM_GET_DIRTY_LOG");
+Status VmCore::get_dirty_log(std::uint32_t slot, const GuestMemory& memory,
+                             std::span<std::uint64_t> bitmap) const {
+    std::uint64_t* at = bitmap.data();
+    for (const AddressRange& range : memory.ranges()) {
+        kvm_dirty_log log{};
+        log.slot = slot++;
+        log.dirty_bitmap = at;
+        auto got = call(KVM_GET_DIRTY_LOG, &log, "KVM_GET_DIRTY_LOG");
+        if (!got) return got;
+        at += range.bytes / kPageSize / 64;
+    }
+    return {};
 }
 
 bool VmCore::has_attribute(std::uint32_t group, std::uint64_t attribute) const {

@@ -63,9 +63,9 @@ Status check(const VmConfig& config) {
     }
     if (config.memory_bytes < kMemoryMin || config.memory_bytes > kMemoryMax ||
         config.memory_bytes % kvm::kPageSize != 0) {
-        return state::fail(
-            ErrorCode::kInvalidArgument, "memory",
-            std::to_string(config.memory_bytes) + " bytes; a VM has 4 MiB to 1 GiB in whole pages");
+        return state::fail(ErrorCode::kInvalidArgument, "memory",
+                           std::to_string(config.memory_bytes) + " bytes; a VM has 4 MiB to " +
+                               std::to_string(kMemoryMax >> 30) + " GiB in whole pages");
     }
     return {};
 }
@@ -102,7 +102,7 @@ Status VirtualMachine::set_up(const kvm::System& system, CounterControl control)
     auto vm = create_vm(system, control);
     if (!vm) return tl::unexpected(std::move(vm.error()));
     vm_.emplace(std::move(*vm));
-    auto memory = kvm::GuestMemory::create(config_.memory_bytes);
+    auto memory = create_memory(config_.memory_bytes);
     if (!memory) return tl::unexpected(std::move(memory.error()));
     memory_.emplace(std::move(*memory));
     vcpus_.reserve(config_.vcpus);
@@ -210,8 +210,9 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
         case KVM_EXIT_IRQ_WINDOW_OPEN:
             return true;
         case KVM_EXIT_SHUTDOWN:
-            set_failure(
-                {ErrorCode::kGuest, vcpu_name(index), "the guest shut down (triple fault)", "", 0});
+            set_failure({ErrorCode::kGuest, vcpu_name(index),
+                         "the guest shut down (triple fault)" + where_it_stands(vcpus_[index]), "",
+                         0});
             set_end(GuestEnd::kReset);
             return false;
         case KVM_EXIT_SYSTEM_EVENT:
@@ -223,7 +224,8 @@ bool VirtualMachine::handle_exit(std::uint32_t index) {
         case KVM_EXIT_FAIL_ENTRY:
             set_failure({ErrorCode::kKernel, vcpu_name(index) + ": KVM_RUN",
                          "the CPU refused to enter the guest, hardware reason " +
-                             std::to_string(run.fail_entry.hardware_entry_failure_reason),
+                             std::to_string(run.fail_entry.hardware_entry_failure_reason) +
+                             where_it_stands(vcpus_[index]),
                          "", 0});
             return false;
         case KVM_EXIT_INTERNAL_ERROR:
@@ -425,8 +427,10 @@ Status VirtualMachine::log_dirty_pages(bool on) {
 }
 
 void VirtualMachine::mark_dirty(std::uint64_t gpa) {
+    const auto offset = memory_->offset_of(gpa);
+    if (!offset) return;
     std::lock_guard lock{mutex_};
-    const std::uint64_t page = gpa / kvm::kPageSize;
+    const std::uint64_t page = *offset / kvm::kPageSize;
     // Where nobody fetches the log for long, a page that is written often is kept once.
     if (std::find(marked_pages_.begin(), marked_pages_.end(), page) == marked_pages_.end())
         marked_pages_.push_back(page);
@@ -435,7 +439,7 @@ void VirtualMachine::mark_dirty(std::uint64_t gpa) {
 Status VirtualMachine::fetch_dirty_pages(std::vector<std::uint64_t>& bitmap) {
     const std::uint64_t pages = memory_->size() / kvm::kPageSize;
     bitmap.assign((pages + 63) / 64, 0);
-    if (auto done = vm_->get_dirty_log(0, bitmap); !done) return done;
+    if (auto done = vm_->get_dirty_log(0, *memory_, bitmap); !done) return done;
     std::lock_guard lock{mutex_};
     for (const std::uint64_t page : marked_pages_) {
         if (page < pages) bitmap[page / 64] |= std::uint64_t{1} << (page % 64);

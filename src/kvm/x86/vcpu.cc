@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 namespace continuo::kvm {
 
@@ -97,6 +98,42 @@ Status Vcpu::set_xsave(std::span<const std::byte> area) {
     }
     // The kernel only reads through the pointer.
     return call(abi::kKVM_SET_XSAVE, const_cast<std::byte*>(area.data()), "KVM_SET_XSAVE");
+}
+
+namespace {
+
+/// Outside of VMX operation; or with SVM's global interrupt flag as at reset and no guest.
+bool virtualises_nothing(const abi::kvm_nested_state& head) {
+    if (head.format == abi::kKVM_NESTED_FORMAT_VMX) return head.vmxon_pa == ~std::uint64_t{0};
+    return head.flags == abi::kKVM_NESTED_GIF_SET;
+}
+
+}  // namespace
+
+Result<std::vector<std::byte>> Vcpu::nested_state(std::size_t bytes_max) const {
+    using Head = abi::kvm_nested_state;
+    std::vector<std::byte> state(std::max(bytes_max, sizeof(Head)));
+    Head head{};
+    head.size = static_cast<std::uint32_t>(state.size());
+    std::memcpy(state.data(), &head, sizeof head);
+    auto got = call(abi::kKVM_GET_NESTED_STATE, state.data(), "KVM_GET_NESTED_STATE");
+    if (!got) return tl::unexpected(std::move(got.error()));
+    std::memcpy(&head, state.data(), sizeof head);
+    if (virtualises_nothing(head)) return std::vector<std::byte>{};
+    if (head.size < sizeof head || head.size > state.size())
+        return refused("KVM_GET_NESTED_STATE", E2BIG);
+    state.resize(head.size);
+    return state;
+}
+
+Status Vcpu::set_nested_state(std::span<const std::byte> state) {
+    abi::kvm_nested_state head;
+    if (state.size() < sizeof head) return refused("KVM_SET_NESTED_STATE", EINVAL);
+    std::memcpy(&head, state.data(), sizeof head);
+    // The kernel reads as many bytes as the head says.
+    if (head.size != state.size()) return refused("KVM_SET_NESTED_STATE", EINVAL);
+    return call(abi::kKVM_SET_NESTED_STATE, const_cast<std::byte*>(state.data()),
+                "KVM_SET_NESTED_STATE");
 }
 
 Status Vcpu::set_cpuid(const CpuidEntries& entries) {

@@ -73,7 +73,7 @@ TEST_F(WrappersOnKvm, GuestWritesReachMemoryAndTheDirtyLog) {
     EXPECT_EQ(vcpu.run_page().exit_reason, std::uint32_t{KVM_EXIT_IO});
     EXPECT_EQ(memory_->load<std::uint8_t>(0x5000), 0x2a);
     std::vector<std::uint64_t> dirty(1);
-    ASSERT_OK(vm_->get_dirty_log(0, dirty));
+    ASSERT_OK(vm_->get_dirty_log(0, *memory_, dirty));
     EXPECT_TRUE(dirty[0] & (1u << 5));
     EXPECT_FALSE(dirty[0] & (1u << 6));
 }

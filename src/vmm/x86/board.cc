@@ -1,7 +1,9 @@
 #include "continuo/vmm/board.h"
 
+#include <algorithm>
 #include <cstdio>
 
+#include "continuo/abi/kvm_x86.h"
 #include "cpu_topology.h"
 #include "devices.h"
 
@@ -30,6 +32,27 @@ Result<kvm::Vcpu> create_vcpu(const kvm::Vm& vm, std::uint32_t id, const VmConfi
     return vcpu;
 }
 
+StateSizes state_sizes_of(const kvm::Vm& vm) {
+    StateSizes sizes;
+    const auto xsave = vm.check_extension(KVM_CAP_XSAVE2);
+    if (xsave && *xsave > 0) sizes.xsave = std::max(sizes.xsave, static_cast<std::size_t>(*xsave));
+    const auto nested = vm.check_extension(KVM_CAP_NESTED_STATE);
+    if (nested && *nested > 0) sizes.nested = static_cast<std::size_t>(*nested);
+    return sizes;
+}
+
+/// Has KVM_GET_VCPU_EVENTS tell a pending exception from one under way, with what it carries, and
+/// a triple fault that user space has not heard of. Kernels that cannot are old ones.
+Status tell_all_events(kvm::Vm& vm) {
+    for (const std::uint32_t capability :
+         {abi::kKVM_CAP_EXCEPTION_PAYLOAD, abi::kKVM_CAP_X86_TRIPLE_FAULT_EVENT}) {
+        const auto has = vm.check_extension(static_cast<int>(capability));
+        if (!has || *has <= 0) continue;
+        if (auto on = vm.enable_capability(capability, 1); !on) return on;
+    }
+    return {};
+}
+
 Status create_devices(kvm::Vm& vm, const kvm::GuestMemory& memory) {
     if (auto done = vm.set_identity_map_address(kIdentityMapAddress); !done) return done;
     if (auto done = vm.set_tss_address(kTssAddress); !done) return done;
@@ -41,7 +64,14 @@ Status create_devices(kvm::Vm& vm, const kvm::GuestMemory& memory) {
 }  // namespace
 
 Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl) {
-    return kvm::Vm::create(system);
+    auto vm = kvm::Vm::create(system);
+    if (!vm) return vm;
+    if (auto told = tell_all_events(*vm); !told) return tl::unexpected(std::move(told.error()));
+    return vm;
+}
+
+Result<kvm::GuestMemory> create_memory(std::uint64_t bytes) {
+    return kvm::GuestMemory::create_around(bytes, kDeviceAddresses);
 }
 
 Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const VmConfig& config,
@@ -53,8 +83,7 @@ Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const V
     // A line that cannot be moved is KVM's end of the VM's: its vCPUs will say so.
     board.devices_ = std::make_unique<Devices>(
         console, [&vm](std::uint32_t gsi, bool on) { (void)vm.set_interrupt_line(gsi, on); });
-    const auto xsave = vm.check_extension(KVM_CAP_XSAVE2);
-    if (xsave && *xsave > 4096) board.xsave_bytes_ = static_cast<std::size_t>(*xsave);
+    board.state_sizes_ = state_sizes_of(vm);
     for (std::uint32_t id = 0; id < config.vcpus; ++id) {
         auto vcpu = create_vcpu(vm, id, config, model);
         if (!vcpu) return tl::unexpected(std::move(vcpu.error()));
@@ -91,10 +120,24 @@ void Board::on_running(bool runs) {
 std::string where_it_stands(const kvm::Vcpu& vcpu) {
     const auto regs = vcpu.regs();
     const auto sregs = vcpu.sregs();
-    if (!regs || !sregs) return {};
-    char text[96];
-    std::snprintf(text, sizeof text, ", at RIP 0x%llx, RSP 0x%llx, CR2 0x%llx, ring %u", regs->rip,
-                  regs->rsp, sregs->cr2, static_cast<unsigned>(sregs->ss.dpl));
+    const auto events = vcpu.events();
+    if (!regs || !sregs || !events) return {};
+    constexpr std::uint64_t kResetRip = 0xfff0;
+    if (regs->rip == kResetRip && (sregs->cr0 & 1) == 0)
+        return ", after which this CPU's KVM has reset the vCPU: where it stood is lost";
+    char text[480];
+    std::snprintf(text, sizeof text,
+                  ", at RIP 0x%llx, RSP 0x%llx, RFLAGS 0x%llx, ring %u, CS 0x%x, CR0 0x%llx, "
+                  "CR2 0x%llx, CR3 0x%llx, CR4 0x%llx, EFER 0x%llx, GDT 0x%llx, IDT 0x%llx, "
+                  "TR 0x%llx, exception %u%s%s error 0x%x, interrupt %u%s",
+                  regs->rip, regs->rsp, regs->rflags, static_cast<unsigned>(sregs->ss.dpl),
+                  static_cast<unsigned>(sregs->cs.selector), sregs->cr0, sregs->cr2, sregs->cr3,
+                  sregs->cr4, sregs->efer, sregs->gdt.base, sregs->idt.base, sregs->tr.base,
+                  static_cast<unsigned>(events->exception.nr),
+                  events->exception.injected != 0 ? " injected" : "",
+                  events->exception.pending != 0 ? " pending" : "", events->exception.error_code,
+                  static_cast<unsigned>(events->interrupt.nr),
+                  events->interrupt.injected != 0 ? " injected" : "");
     return text;
 }
 

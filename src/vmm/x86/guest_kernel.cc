@@ -3,9 +3,9 @@
 #include "continuo/vmm/guest_kernel.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <iterator>
+#include <vector>
 
 #include "acpi.h"
 #include "boot_layout.h"
@@ -31,18 +31,21 @@ struct MemoryRange {
     std::uint32_t type;
 };
 
-using MemoryMap = std::array<MemoryRange, 3>;
-
-MemoryMap memory_map(std::uint64_t memory_bytes) {
-    return {MemoryRange{0, boot::kLowMemoryEnd, kRam},
-            MemoryRange{boot::kLowMemoryEnd, boot::kHighMemory - boot::kLowMemoryEnd, kReserved},
-            MemoryRange{boot::kHighMemory, memory_bytes - boot::kHighMemory, kRam}};
+/// What the VM has as RAM, but for what lies between a PC's 640 KiB and 1 MiB.
+std::vector<MemoryRange> memory_map(std::span<const kvm::AddressRange> ram) {
+    std::vector<MemoryRange> map{
+        {0, boot::kLowMemoryEnd, kRam},
+        {boot::kLowMemoryEnd, boot::kHighMemory - boot::kLowMemoryEnd, kReserved},
+        {boot::kHighMemory, ram[0].bytes - boot::kHighMemory, kRam}};
+    for (const kvm::AddressRange& range : ram.subspan(1))
+        map.push_back({range.begin, range.bytes, kRam});
+    return map;
 }
 
 /// What every boot protocol is told of.
 struct Handover {
-    std::uint64_t memory_bytes = 0;
-    std::uint64_t initrd = 0;  ///< GPA; 0: none
+    std::span<const kvm::AddressRange> ram;  ///< the first of it from 0 on
+    std::uint64_t initrd = 0;                ///< GPA; 0: none
     std::uint64_t initrd_bytes = 0;
     std::string command_line;
 };
@@ -68,7 +71,7 @@ void put_zero_page(GuestWriter& out, const KernelImage& image, const Handover& h
     field(0x218, static_cast<std::uint32_t>(handover.initrd));
     field(0x21c, static_cast<std::uint32_t>(handover.initrd_bytes));
     field(0x228, static_cast<std::uint32_t>(boot::kCommandLine));
-    const MemoryMap map = memory_map(handover.memory_bytes);
+    const auto map = memory_map(handover.ram);
     field(0x1e8, static_cast<std::uint8_t>(map.size()));
     for (std::size_t i = 0; i < map.size(); ++i) {
         const std::uint64_t entry = 0x2d0 + 20 * i;
@@ -117,7 +120,7 @@ void put_start_info(GuestWriter& out, const Handover& handover) {
         info.module_list = boot::kStartInfo + sizeof info;
         out.put(info.module_list, HvmModule{handover.initrd, handover.initrd_bytes, 0, 0});
     }
-    for (const MemoryRange& range : memory_map(handover.memory_bytes))
+    for (const MemoryRange& range : memory_map(handover.ram))
         out.put(boot::kMemoryMap + sizeof(HvmMemoryRange) * info.memory_map_entries++,
                 HvmMemoryRange{range.begin, range.bytes, range.type, 0});
     out.put(boot::kStartInfo, info);
@@ -169,7 +172,7 @@ void put_multiboot_info(GuestWriter& out, const Handover& handover) {
     info.flags = kInfoMemory | kInfoCommandLine | kInfoMemoryMap;
     info.memory_lower_kib = static_cast<std::uint32_t>(boot::kLowMemoryEnd >> 10);
     info.memory_upper_kib =
-        static_cast<std::uint32_t>((handover.memory_bytes - boot::kHighMemory) >> 10);
+        static_cast<std::uint32_t>((handover.ram[0].bytes - boot::kHighMemory) >> 10);
     info.command_line = static_cast<std::uint32_t>(boot::kCommandLine);
     if (handover.initrd != 0) {
         info.flags |= kInfoModules;
@@ -182,7 +185,7 @@ void put_multiboot_info(GuestWriter& out, const Handover& handover) {
         out.put_bytes(boot::kNames, std::as_bytes(std::span{"initrd"}));
     }
     info.memory_map = static_cast<std::uint32_t>(boot::kMemoryMap);
-    for (const MemoryRange& range : memory_map(handover.memory_bytes)) {
+    for (const MemoryRange& range : memory_map(handover.ram)) {
         out.put(boot::kMemoryMap + info.memory_map_bytes,
                 MultibootRange{sizeof(MultibootRange) - 4, range.begin, range.bytes, range.type});
         info.memory_map_bytes += sizeof(MultibootRange);
@@ -291,12 +294,14 @@ Result<std::uint64_t> place_initrd(const GuestKernel& kernel, const KernelImage&
 }
 
 Result<Handover> make_handover(const GuestKernel& kernel, const KernelImage& image,
-                               std::uint64_t memory_bytes) {
+                               const kvm::GuestMemory& memory) {
+    // What is loaded lies below the devices' addresses, where every boot protocol reaches it.
+    const std::uint64_t memory_bytes = memory.ranges()[0].bytes;
     if (image.memory_end > memory_bytes)
         return no_room(kernel,
                        "it needs memory up to " + std::to_string(image.memory_end) + " bytes");
     Handover handover;
-    handover.memory_bytes = memory_bytes;
+    handover.ram = memory.ranges();
     handover.command_line = image.format == KernelFormat::kMultiboot
                                 ? kernel.name + " " + kernel.command_line
                                 : kernel.command_line;
@@ -354,7 +359,7 @@ Result<KernelFormat> load_guest_kernel(VirtualMachine& machine, const GuestKerne
         image.error().where = kernel.name + ": " + image.error().where;
         return tl::unexpected(std::move(image.error()));
     }
-    const auto handover = make_handover(kernel, *image, machine.config().memory_bytes);
+    const auto handover = make_handover(kernel, *image, machine.memory());
     if (!handover) return tl::unexpected(handover.error());
     if (auto filled = fill_memory(machine, kernel, *image, *handover); !filled)
         return tl::unexpected(std::move(filled.error()));

@@ -1,6 +1,7 @@
 // The state of an x86-64 VM as bytes.
 #include <cstring>
 
+#include "continuo/abi/kvm_x86.h"
 #include "continuo/abi/msr.h"
 #include "continuo/vmm/vm_state.h"
 #include "serial_codec.h"
@@ -14,6 +15,8 @@ using state::ErrorCode;
 
 constexpr std::size_t kXsaveMin = 4096;
 constexpr std::size_t kXsaveMax = 1u << 20;
+constexpr std::size_t kNestedMin = sizeof(abi::kvm_nested_state);
+constexpr std::size_t kNestedMax = 1u << 16;
 
 enum Tag : std::uint32_t {
     kTagIrqchip = 1,
@@ -32,6 +35,7 @@ enum Tag : std::uint32_t {
     kTagXcrs = 22,
     kTagXsave = 23,
     kTagMsrs = 24,
+    kTagNested = 25,
 };
 
 struct WireMsr {
@@ -102,6 +106,7 @@ void encode_vcpu(StateWriter& out, std::uint32_t index, const VcpuState& vcpu) {
     for (const MsrValue& msr : vcpu.msrs)
         msrs.push_back({msr.index, 0, msr.data});
     out.item(kTagMsrs, index, std::as_bytes(std::span{msrs}));
+    if (!vcpu.nested.empty()) out.item(kTagNested, index, std::span<const std::byte>{vcpu.nested});
 }
 
 class Decoder {
@@ -189,7 +194,8 @@ class Decoder {
 
     Status vcpu_item(const StateItem& item) {
         const std::uint32_t index = item.header.vcpu;
-        if (item.header.tag < kTagMpState || item.header.tag > kTagMsrs) return unknown_item(item);
+        if (item.header.tag < kTagMpState || item.header.tag > kTagNested)
+            return unknown_item(item);
         if (auto once = seen_[index].mark(item, item.header.tag - kTagMpState); !once) return once;
         VcpuState& vcpu = state_.vcpus[index];
         switch (item.header.tag) {
@@ -209,6 +215,8 @@ class Decoder {
                 return copy_item(item, vcpu.xcrs.emplace());
             case kTagXsave:
                 return xsave(item, vcpu);
+            case kTagNested:
+                return nested(item, vcpu);
             default:
                 return msrs(item, vcpu);
         }
@@ -218,6 +226,13 @@ class Decoder {
         if (item.body.size() < kXsaveMin || item.body.size() > kXsaveMax)
             return damaged_state(item.offset, "an XSAVE area has 4096 bytes to 1 MiB");
         vcpu.xsave.assign(item.body.begin(), item.body.end());
+        return {};
+    }
+
+    Status nested(const StateItem& item, VcpuState& vcpu) {
+        if (item.body.size() < kNestedMin || item.body.size() > kNestedMax)
+            return damaged_state(item.offset, "nested state has 128 bytes to 64 KiB");
+        vcpu.nested.assign(item.body.begin(), item.body.end());
         return {};
     }
 
@@ -240,9 +255,10 @@ class Decoder {
         if (!vm_seen_.has(0xf)) return damaged_state(reader_.size(), "a VM-wide item is missing");
         if (!state_.notice && state_.wake != SerialState{})
             return damaged_state(reader_.size(), "a notice device's line without the device");
-        constexpr std::uint32_t kAll = (1u << (kTagMsrs - kTagMpState + 1)) - 1;
-        constexpr std::uint32_t kMayLack =
-            (1u << (kTagDebugregs - kTagMpState)) | (1u << (kTagXcrs - kTagMpState));
+        constexpr std::uint32_t kAll = (1u << (kTagNested - kTagMpState + 1)) - 1;
+        constexpr std::uint32_t kMayLack = (1u << (kTagDebugregs - kTagMpState)) |
+                                           (1u << (kTagXcrs - kTagMpState)) |
+                                           (1u << (kTagNested - kTagMpState));
         for (std::size_t i = 0; i < seen_.size(); ++i) {
             if (!seen_[i].has(kAll & ~kMayLack)) {
                 return damaged_state(reader_.size(), "vCPU " + std::to_string(i) + " lacks an item",

@@ -34,6 +34,7 @@ VmState sample(std::uint32_t vcpus) {
         if (i % 2 == 0) fill(vcpu.debugregs.emplace(), random);
         vcpu.xsave.assign(4096 + 64 * i, std::byte{static_cast<unsigned char>(i)});
         vcpu.msrs = {{0x174, 1}, {0x6e0, ~0ull}, {0x4b564d01, 0x21001}};
+        if (i == 2) vcpu.nested.assign(128 + 4096, std::byte{0x5a});
         state.vcpus.push_back(vcpu);
     }
     return state;
@@ -50,6 +51,18 @@ TEST(VmStateCodec, ComesBackAsItWas) {
     EXPECT_EQ(back->vcpus[1].msrs, state.vcpus[1].msrs);
     EXPECT_TRUE(back->vcpus[0].debugregs);
     EXPECT_FALSE(back->vcpus[1].debugregs);
+    EXPECT_EQ(back->vcpus[2].nested, state.vcpus[2].nested);
+    EXPECT_TRUE(back->vcpus[1].nested.empty());
+}
+
+TEST(VmStateCodec, NestedStateOfAnImpossibleSizeIsRefused) {
+    for (const std::size_t bytes : {std::size_t{1}, std::size_t{127}, (std::size_t{1} << 16) + 1}) {
+        VmState state = sample(1);
+        state.vcpus[0].nested.assign(bytes, std::byte{1});
+        const auto back = decode_state(encode_state(state));
+        ASSERT_FALSE(back) << bytes;
+        EXPECT_EQ(back.error().code, state::ErrorCode::kMalformed);
+    }
 }
 
 TEST(VmStateCodec, EveryTruncationIsTyped) {

@@ -238,6 +238,31 @@ static_assert(kKVM_GET_XSAVE == 0x9000aea4);
 static_assert(kKVM_SET_XSAVE == 0x5000aea5);
 static_assert(kKVM_GET_XSAVE2 == 0x9000aecf);
 
+// Virtualisation inside the guest.
+
+/// The head of KVM_GET_NESTED_STATE and KVM_SET_NESTED_STATE; `size` counts it and what follows.
+struct kvm_nested_state {
+    std::uint16_t flags;
+    std::uint16_t format;    ///< kKVM_NESTED_FORMAT_*
+    std::uint32_t size;      ///< going in: room; coming out: bytes of it that are used
+    std::uint64_t vmxon_pa;  ///< of VMX: all ones outside of VMX operation; SVM: vmcb_pa
+    std::uint8_t hdr[112];
+};
+static_assert(sizeof(kvm_nested_state) == 128);
+static_assert(offsetof(kvm_nested_state, flags) == 0);
+static_assert(offsetof(kvm_nested_state, format) == 2);
+static_assert(offsetof(kvm_nested_state, size) == 4);
+static_assert(offsetof(kvm_nested_state, vmxon_pa) == 8);
+static_assert(offsetof(kvm_nested_state, hdr) == 16);
+
+inline constexpr std::uint16_t kKVM_NESTED_FORMAT_VMX = 0;
+inline constexpr std::uint16_t kKVM_NESTED_FORMAT_SVM = 1;
+inline constexpr std::uint16_t kKVM_NESTED_GIF_SET = 0x100;  ///< of `flags`, on SVM
+inline constexpr std::uint32_t kKVM_GET_NESTED_STATE = kvm_iowr<kvm_nested_state>(0xbe);
+inline constexpr std::uint32_t kKVM_SET_NESTED_STATE = kvm_iow<kvm_nested_state>(0xbf);
+static_assert(kKVM_GET_NESTED_STATE == 0xc080aebe);
+static_assert(kKVM_SET_NESTED_STATE == 0x4080aebf);
+
 // Interrupt routes, signal mask, capabilities.
 
 /// The head of KVM_SET_GSI_ROUTING; nr entries of 48 bytes (kvm_irq_routing_entry of
@@ -284,7 +309,10 @@ inline constexpr std::uint32_t kKVM_CAP_TSC_DEADLINE_TIMER = 72;
 inline constexpr std::uint32_t kKVM_CAP_KVMCLOCK_CTRL = 76;
 inline constexpr std::uint32_t kKVM_CAP_HYPERV_TIME = 96;
 inline constexpr std::uint32_t kKVM_CAP_VCPU_ATTRIBUTES = 127;
+inline constexpr std::uint32_t kKVM_CAP_NESTED_STATE = 157;       ///< the value is the most bytes
+inline constexpr std::uint32_t kKVM_CAP_EXCEPTION_PAYLOAD = 164;  ///< events tell pending apart
 inline constexpr std::uint32_t kKVM_CAP_XSAVE2 = 208;
-inline constexpr std::uint32_t kKVM_CAP_VM_TSC_CONTROL = 214;  ///< SET_TSC_KHZ on a VM
+inline constexpr std::uint32_t kKVM_CAP_VM_TSC_CONTROL = 214;          ///< SET_TSC_KHZ on a VM
+inline constexpr std::uint32_t kKVM_CAP_X86_TRIPLE_FAULT_EVENT = 218;  ///< events have it
 
 }  // namespace continuo::abi

@@ -1,12 +1,15 @@
 // Guest memory: one mmap'd region (a memfd, so that a second mapping or process can share it) seen
-// by guest-physical address. Every access is checked against the region: a guest may hand us any
-// address (its clock page's, say), and an address outside is a kGuest error that names it.
+// by guest-physical address, with a hole in the addresses where a machine has devices there. Every
+// access is checked against the region: a guest may hand us any address (its clock page's, say),
+// and an address outside is a kGuest error that names it.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -17,23 +20,41 @@ namespace continuo::kvm {
 
 inline constexpr std::uint64_t kPageSize = 4096;
 
-/// The memory of a guest from GPA `base` for `size` bytes. Move-only. Plain reads and writes race
+/// A stretch of guest-physical addresses.
+struct AddressRange {
+    std::uint64_t begin = 0;
+    std::uint64_t bytes = 0;
+};
+
+/// The memory of a guest: `size` bytes from GPA `base` on, leaving out a hole where one is wanted.
+/// To the host it is one piece: byte n of it is byte n of the guest's memory in the order of
+/// addresses. Move-only. Plain reads and writes race
 /// with running vCPUs as DMA does; words that are shared while vCPUs run go through load and store.
 class GuestMemory {
   public:
     /// Maps `size` bytes of zeroes at GPA `base`; both must be multiples of 4096, and size not 0.
     /// Pages that nobody touches cost nothing.
     static Result<GuestMemory> create(std::uint64_t size, std::uint64_t base = 0);
+    /// The same, but no byte of it lies in `hole`: what would goes on behind it. Begin and length
+    /// of the hole are multiples of 64 pages, so that dirty logs of both sides meet at a whole
+    /// word.
+    static Result<GuestMemory> create_around(std::uint64_t size, const AddressRange& hole);
 
     GuestMemory(GuestMemory&& other) noexcept;
     GuestMemory& operator=(GuestMemory&& other) noexcept;
     ~GuestMemory();
 
-    std::uint64_t base() const { return base_; }
+    /// The addresses that it has, in their order.
+    std::span<const AddressRange> ranges() const {
+        return std::span{ranges_}.first(ranges_[1].bytes == 0 ? 1 : 2);
+    }
+    /// Bytes of it, the hole not counted.
     std::uint64_t size() const { return size_; }
     std::byte* host() const { return host_; }
     int fd() const { return fd_.get(); }
 
+    /// Which byte of it is at this address; nullopt where none is.
+    std::optional<std::uint64_t> offset_of(std::uint64_t gpa) const;
     /// The host's view of [gpa, gpa + length). kGuest where any byte of it lies outside. No heap
     /// use where it succeeds.
     Result<std::span<std::byte>> at(std::uint64_t gpa, std::uint64_t length) const;
@@ -92,7 +113,7 @@ class GuestMemory {
 
     Fd fd_;
     std::byte* host_ = nullptr;
-    std::uint64_t base_ = 0;
+    std::array<AddressRange, 2> ranges_{};
     std::uint64_t size_ = 0;
 };
 

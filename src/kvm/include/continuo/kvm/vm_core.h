@@ -25,12 +25,15 @@ class VmCore {
     /// KVM_ENABLE_CAP on the VM with up to one argument.
     Status enable_capability(std::uint32_t capability, std::uint64_t arg0 = 0);
 
-    /// Maps `memory` as slot `slot`; with `log_dirty`, its writes are logged from here on. The
+    /// Maps `memory` as slot `slot`, and as the next one what lies behind a hole in its addresses;
+    /// with `log_dirty`, its writes are logged from here on. The
     /// memory must outlive the VM. Called again with another `log_dirty`, it switches the log.
     Status set_memory(std::uint32_t slot, const GuestMemory& memory, bool log_dirty);
-    /// Fetches and clears the slot's dirty log: one bit for each page, bit 0 of word 0 first.
-    /// `bitmap` holds at least one bit a page, in whole words.
-    Status get_dirty_log(std::uint32_t slot, std::span<std::uint64_t> bitmap) const;
+    /// Fetches and clears the dirty log of what set_memory() mapped: one bit for each page of the
+    /// memory, bit 0 of word 0 first, and no bits for a hole. `bitmap` holds at least one bit a
+    /// page, in whole words.
+    Status get_dirty_log(std::uint32_t slot, const GuestMemory& memory,
+                         std::span<std::uint64_t> bitmap) const;
 
     /// Device attributes of the VM.
     bool has_attribute(std::uint32_t group, std::uint64_t attribute) const;

@@ -32,9 +32,9 @@ using HostCount = time::Count<time::HostCounter>;
 
 inline constexpr std::uint32_t kVcpusMax = 64;
 inline constexpr std::uint64_t kMemoryMin = 4ull << 20;
-inline constexpr std::uint64_t kMemoryMax = 1ull << 30;
 
-/// kInvalidArgument where a field is outside its domain: 1..64 vCPUs, 4 MiB..1 GiB in whole pages.
+/// kInvalidArgument where a field is outside its domain: 1..64 vCPUs, 4 MiB to
+/// kMemoryMax (board.h) in whole pages.
 Status check(const VmConfig& config);
 
 /// How the vCPUs passed the gate of a resume.

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "continuo/abi/kvm_x86.h"
 #include "continuo/kvm/vcpu_core.h"
@@ -52,6 +53,12 @@ class Vcpu : public VcpuCore {
     /// check_extension(KVM_CAP_XSAVE2) said where that is more (KVM_GET_XSAVE2).
     Status get_xsave(std::span<std::byte> area) const;
     Status set_xsave(std::span<const std::byte> area);
+
+    /// What the guest has of a guest of its own (KVM_GET_NESTED_STATE), of at most `bytes_max`
+    /// bytes, as check_extension(KVM_CAP_NESTED_STATE) says; empty where it virtualises nothing.
+    Result<std::vector<std::byte>> nested_state(std::size_t bytes_max) const;
+    /// After set_sregs(), whose EFER must allow it. `state` is one that nested_state() gave.
+    Status set_nested_state(std::span<const std::byte> state);
 
     Status set_cpuid(const CpuidEntries& entries);
     Result<CpuidEntries> cpuid() const;

@@ -30,6 +30,11 @@ class Gic;
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
 inline constexpr std::int64_t kGateSpinTicks = 2'000;
 
+inline constexpr std::uint64_t kMemoryMax = 1ull << 30;
+inline state::Result<kvm::GuestMemory> create_memory(std::uint64_t bytes) {
+    return kvm::GuestMemory::create(bytes);
+}
+
 /// A VM without vCPUs. With kByValue its counters stay the kernel's.
 state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control);
 

@@ -27,12 +27,25 @@ class NoticeDevice;
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
 inline constexpr std::int64_t kGateSpinTicks = 60'000;
 
+/// What KVM's own limits and a test's patience allow; a guest's memory takes none before it is
+/// touched.
+inline constexpr std::uint64_t kMemoryMax = 64ull << 30;
+/// Where a PC has its devices: memory that would lie there goes on above.
+inline constexpr kvm::AddressRange kDeviceAddresses{3ull << 30, 1ull << 30};
+state::Result<kvm::GuestMemory> create_memory(std::uint64_t bytes);
+
 /// A VM without vCPUs. All controls are there on x86-64, whatever is asked for.
 state::Result<kvm::Vm> create_vm(const kvm::System& system, CounterControl control);
 
+/// Bytes of what one vCPU has of a size that differs between hosts.
+struct StateSizes {
+    std::size_t xsave = 4096;
+    std::size_t nested = 0;  ///< at most; 0: this host cannot save nested state
+};
+
 class Board {
   public:
-    /// PIC, IOAPIC, PIT, devices (devices.h), memory in slot 0, and vCPUs at reset. `vm` and
+    /// PIC, IOAPIC, PIT, devices (devices.h), memory from slot 0 on, and vCPUs at reset. `vm` and
     /// `console` must outlive it.
     static state::Result<Board> create(kvm::Vm& vm, const kvm::GuestMemory& memory,
                                        const VmConfig& config, const CpuModel& model,
@@ -54,16 +67,16 @@ class Board {
     /// Before the vCPUs run, and after.
     void on_running(bool runs);
 
-    /// Bytes of one vCPU's XSAVE area on this host.
-    std::size_t xsave_bytes() const { return xsave_bytes_; }
+    const StateSizes& state_sizes() const { return state_sizes_; }
     Devices& devices() { return *devices_; }
 
   private:
-    std::size_t xsave_bytes_ = 4096;
+    StateSizes state_sizes_;
     std::unique_ptr<Devices> devices_;
 };
 
-/// For the error of a guest that KVM could not run on. On the vCPU's thread.
+/// The registers that say where the guest was, for the error of one that cannot go on; empty where
+/// they cannot be read. On the vCPU's thread.
 std::string where_it_stands(const kvm::Vcpu& vcpu);
 
 }  // namespace continuo::vmm

@@ -37,6 +37,8 @@ struct VcpuState {
     std::optional<kvm_xcrs> xcrs;
     std::vector<std::byte> xsave;
     std::vector<MsrValue> msrs;
+    /// A guest of the guest's own (KVM_GET_NESTED_STATE); empty where it virtualises nothing.
+    std::vector<std::byte> nested;
 };
 
 struct VmState {
@@ -56,14 +58,16 @@ bool owned_by_clock_record(std::uint32_t msr);
 /// Reads everything. The VM is stopped.
 Result<VmState> save_state(VirtualMachine& machine, const kvm::System& system);
 
-/// Writes everything but the TSC deadlines, which mean nothing before the TSC is what it will be:
-/// see arm_timers. Only into a stopped VM that has not run. kInvalidArgument where the numbers
+/// Writes everything but what means nothing before the clocks are what they will be: see
+/// arm_timers. Only into a stopped VM that has not run. kInvalidArgument where the numbers
 /// of vCPUs or the sizes of XSAVE areas differ; kKernel with the MSR's number where the host does
-/// not take an MSR's value.
+/// not take an MSR's value; kUnsupported for a guest inside the guest where the host lacks
+/// KVM_CAP_NESTED_STATE.
 Status load_state(VirtualMachine& machine, const VmState& state);
 
-/// Arms the LAPIC's TSC-deadline timers (IA32_TSC_DEADLINE). After the TSC's offset is in force:
-/// a deadline is compared with the guest's TSC when it is written.
+/// Arms the LAPIC's TSC-deadline timers (IA32_TSC_DEADLINE), and has KVM write the guest's wall
+/// clock. After the clocks are in force: a deadline is compared with the guest's TSC when it is
+/// written, and the wall clock is computed from kvmclock (kvm_write_wall_clock()).
 Status arm_timers(VirtualMachine& machine, const VmState& state);
 
 /// The state as bytes, and back. decode_state trusts nothing: kTruncated, kMalformed or kVersion

@@ -43,9 +43,12 @@ Result<ExitCode> print_arrival(const Arrival& arrival, bool as_json, const Json&
 Result<ExitCode> run_arrived(const LocalHost& host, vmm::KvmDestinationVm& vm, RunOptions options,
                              ExitCode code) {
     end_vms_by_signals();
+    const bool starts_again = static_cast<bool>(options.start_again);
     auto ended = run_vm(host, vm.release(), std::move(options));
     if (!ended) return tl::unexpected(std::move(ended.error()));
     progress("the VM ended here: {}", name(ended->end));
+    if (ended->end == VmEnd::kReset && !starts_again)
+        progress("its guest wanted to start again, and its kernel is not here: give --kernel");
     if (ended->vm->machine() == nullptr) return code;
     const Json witness = witness_json(*ended->vm->machine());
     if (!witness.is_object()) return code;

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <utility>
 
 #include "continuo/vmm/address.h"
 
@@ -140,9 +141,13 @@ Status send_line(const kvm::Fd& connection, const Json& json, int file) {
     return {};
 }
 
-Result<Message> receive_message(const kvm::Fd& connection, std::chrono::milliseconds timeout) {
+namespace {
+
+/// `pending` is what came already; afterwards, what came behind the line.
+Result<Message> receive_one(const kvm::Fd& connection, std::chrono::milliseconds timeout,
+                            std::string& pending) {
     const auto until = std::chrono::steady_clock::now() + timeout;
-    std::string line;
+    std::string line = std::exchange(pending, {});
     kvm::Fd file;
     std::array<char, 65'536> buffer{};
     while (line.find('\n') == std::string::npos) {
@@ -165,14 +170,34 @@ Result<Message> receive_message(const kvm::Fd& connection, std::chrono::millisec
             return fail(ErrorCode::kTooLarge, "control socket",
                         fmt::format("a line of more than {} bytes", kLineMax));
     }
+    pending = line.substr(line.find('\n') + 1);
+    line.resize(line.size() - pending.size());
     auto json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object())
         return fail(ErrorCode::kMalformed, "control socket", "the line is no JSON object");
     return Message{std::move(json), std::move(file)};
 }
 
+}  // namespace
+
+Result<Message> receive_message(const kvm::Fd& connection, std::chrono::milliseconds timeout) {
+    std::string pending;
+    return receive_one(connection, timeout, pending);
+}
+
+void offer_line(const kvm::Fd& connection, const Json& json) {
+    if (writable_in(connection.get(), std::chrono::milliseconds{0}))
+        (void)send_line(connection, json);
+}
+
 Result<Json> receive_line(const kvm::Fd& connection, std::chrono::milliseconds timeout) {
-    auto message = receive_message(connection, timeout);
+    std::string pending;
+    return receive_line(connection, timeout, pending);
+}
+
+Result<Json> receive_line(const kvm::Fd& connection, std::chrono::milliseconds timeout,
+                          std::string& pending) {
+    auto message = receive_one(connection, timeout, pending);
     if (!message) return tl::unexpected(std::move(message.error()));
     return std::move(message->json);
 }

@@ -43,6 +43,9 @@ state::Result<std::string> control_path(const std::string& text);
 /// takes it.
 state::Status send_line(const kvm::Fd& connection, const state::Json& json, int file = -1);
 
+/// Sends the line where there is room for it, else not: for what may be missed.
+void offer_line(const kvm::Fd& connection, const state::Json& json);
+
 struct Message {
     state::Json json;
     kvm::Fd file;  ///< none: none came
@@ -54,6 +57,10 @@ state::Result<Message> receive_message(const kvm::Fd& connection,
 /// The same where no descriptor is wanted.
 state::Result<state::Json> receive_line(const kvm::Fd& connection,
                                         std::chrono::milliseconds timeout);
+/// The same where more lines may follow: `pending` has what came behind the line, for the next
+/// call.
+state::Result<state::Json> receive_line(const kvm::Fd& connection,
+                                        std::chrono::milliseconds timeout, std::string& pending);
 
 /// A client's connection to the VM that listens at `path`. kPeer where none does.
 state::Result<kvm::Fd> connect_control(const std::string& path);

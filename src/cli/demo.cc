@@ -111,7 +111,7 @@ class SourceProcess {
         auto connection = connect_control(control_);
         if (!connection) return tl::unexpected(std::move(connection.error()));
         connection_ = std::move(*connection);
-        return send_line(connection_, {{"command", "send"}, {"to", to.text()}});
+        return send_line(connection_, {{"command", "send"}, {"to", to.text()}, {"force", true}});
     }
     Result<Json> sent() { return answer_or_error(receive_line(connection_, kPatience)); }
 

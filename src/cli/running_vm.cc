@@ -42,6 +42,50 @@ std::string text_of_key(const Json& request, const char* key) {
     return found != request.end() && found->is_string() ? found->get<std::string>() : std::string{};
 }
 
+bool flag_of_key(const Json& request, const char* key) {
+    const auto found = request.find(key);
+    return found != request.end() && found->is_boolean() && found->get<bool>();
+}
+
+/// A whole number of the request, from 1 to `most`; `otherwise` where there is none.
+Result<std::uint64_t> number_of_key(const Json& request, const char* key, std::uint64_t otherwise,
+                                    std::uint64_t most) {
+    const auto found = request.find(key);
+    if (found == request.end()) return otherwise;
+    if (found->is_number_unsigned()) {
+        const auto number = found->get<std::uint64_t>();
+        if (number >= 1 && number <= most) return number;
+    }
+    return fail(ErrorCode::kInvalidArgument, fmt::format("control socket, \"{}\"", key),
+                fmt::format("is no whole number from 1 to {}", most));
+}
+
+/// How long a migration may go on, and how it is to end.
+Result<vmm::MigrationOptions> limits_of(const Json& request) {
+    constexpr std::uint64_t kDowntimeMsMax = 24 * 3600 * 1000;
+    const auto downtime =
+        number_of_key(request, "downtime_limit_ms", kDowntimeLimitMs, kDowntimeMsMax);
+    if (!downtime) return tl::unexpected(downtime.error());
+    const auto rounds = number_of_key(request, "rounds", kRounds, kRoundsMost);
+    if (!rounds) return tl::unexpected(rounds.error());
+    vmm::MigrationOptions options;
+    options.downtime_max = std::chrono::milliseconds{static_cast<std::int64_t>(*downtime)};
+    options.rounds_max = static_cast<std::uint32_t>(*rounds);
+    options.force = flag_of_key(request, "force");
+    return options;
+}
+
+Json progress_json(const vmm::MigrationProgress& now) {
+    Json json{{"round", now.round},
+              {"pages", now.pages},
+              {"pages_done", now.pages_done},
+              {"bytes", now.bytes},
+              {"bytes_a_second", now.bytes_a_second}};
+    json["expected_downtime_ns"] =
+        now.expected_downtime ? Json(now.expected_downtime->count()) : Json{};
+    return json;
+}
+
 std::chrono::milliseconds as_ms(std::chrono::nanoseconds length) {
     return std::chrono::duration_cast<std::chrono::milliseconds>(length);
 }
@@ -118,6 +162,8 @@ class RunningVm {
     /// A machine that is switched on anew: everything but the guest's files is gone.
     Status start_again() {
         if (auto stopped = vm_->machine()->stop(); !stopped) return stopped;
+        // A vCPU that shut down says where it stood.
+        if (auto well = vm_->machine()->health(); !well) progress("{}", well.error().message());
         options_.console.print(*vm_->machine());
         vm_->destroy();
         auto machine = options_.start_again();
@@ -130,16 +176,16 @@ class RunningVm {
     /// A client that breaks off harms nobody: its command has been carried out or not.
     void serve(const kvm::Fd& client) {
         const auto request = receive_message(client, 2s);
-        const auto answer =
-            request ? carry_out(request->json, request->file) : tl::unexpected(request.error());
+        const auto answer = request ? carry_out(request->json, request->file, client)
+                                    : tl::unexpected(request.error());
         (void)send_line(client, answer ? *answer : state::error_to_json(answer.error()));
     }
 
-    Result<Json> carry_out(const Json& request, const kvm::Fd& file) {
+    Result<Json> carry_out(const Json& request, const kvm::Fd& file, const kvm::Fd& client) {
         const std::string command = text_of_key(request, "command");
         if (command == "status") return status();
         if (command == "capture") return capture();
-        if (command == "send") return send(request);
+        if (command == "send") return send(request, client);
         if (command == "snapshot") return snapshot(request, file);
         if (command == "resume") return resume();
         if (command == "stop") {
@@ -189,8 +235,7 @@ class RunningVm {
         if (!vm_->machine()->running())
             return fail(ErrorCode::kBusy, "vm snapshot", "the VM stands still", kWhoHasIt);
         options_.console.print(*vm_->machine());
-        const auto stop = request.find("stop");
-        const bool stays = stop != request.end() && stop->is_boolean() && stop->get<bool>();
+        const bool stays = flag_of_key(request, "stop");
         Result<vmm::SavedSnapshot> saved;
         const auto confined = vmm::run_confined(vmm::Confinement::kMigration, [&] {
             saved = vmm::save_snapshot(
@@ -208,7 +253,7 @@ class RunningVm {
                     {"running", vm_->machine()->running()}};
     }
 
-    Result<Json> send(const Json& request) {
+    Result<Json> send(const Json& request, const kvm::Fd& client) {
         const auto address = vmm::parse_address(text_of_key(request, "to"));
         if (!address) return tl::unexpected(address.error());
         if (!vm_->machine()->running())
@@ -216,7 +261,14 @@ class RunningVm {
         const auto connect = [to = *address] { return vmm::connect_to(to, 5s); };
         auto connection = connect();
         if (!connection) return tl::unexpected(std::move(connection.error()));
-        vmm::MigrationOptions options;
+        auto limits = limits_of(request);
+        if (!limits) return tl::unexpected(std::move(limits.error()));
+        vmm::MigrationOptions options = std::move(*limits);
+        if (flag_of_key(request, "progress")) {
+            options.progress = [&client](const vmm::MigrationProgress& now) {
+                offer_line(client, {{"progress", progress_json(now)}});
+            };
+        }
         options.observer = [this, round = 0](vmm::Step step) mutable {
             // What it printed here is printed here, up to its last byte.
             if (auto* machine = vm_->machine()) {
@@ -304,6 +356,8 @@ std::string_view name(VmEnd end) {
 
 Result<VmRun> run_vm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
                      RunOptions options) {
+    if (auto confined = vmm::confine_this_thread(vmm::Confinement::kControl); !confined)
+        return tl::unexpected(std::move(confined.error()));
     return RunningVm{host, std::move(machine), std::move(options)}.run();
 }
 
@@ -315,6 +369,7 @@ Json stats_json(const vmm::MigrationStats& stats) {
     json["last_pages"] = stats.last_pages;
     json["bytes"] = stats.bytes;
     json["total_ns"] = stats.total.count();
+    json["expected_downtime_ns"] = stats.expected_downtime.count();
     json["downtime_ns"] = stats.downtime.count();
     return json;
 }

@@ -48,7 +48,13 @@ struct RunOptions {
     std::function<state::Result<std::unique_ptr<vmm::VirtualMachine>>()> start_again;
 };
 
-/// Serves control socket and console while `machine` runs. kGuest or kKernel where a vCPU could not
+/// Limits of `send` where the request has none.
+inline constexpr std::uint64_t kDowntimeLimitMs = 50;
+inline constexpr std::uint64_t kRounds = 30;
+inline constexpr std::uint64_t kRoundsMost = 900;  ///< the destination takes no 1000
+
+/// Confines the calling thread for good (Confinement::kControl), then
+/// serves control socket and console while `machine` runs. kGuest or kKernel where a vCPU could not
 /// go on.
 state::Result<VmRun> run_vm(const LocalHost& host, std::unique_ptr<vmm::VirtualMachine> machine,
                             RunOptions options);

@@ -11,7 +11,7 @@ using state::Result;
 void add_witness_options(CLI::App& command, WitnessOptions& options) {
     command.add_option("--vcpus,--cpus", options.vcpus, "vCPUs, 1 to 64 (else 4)")->type_name("N");
     command
-        .add_option("--memory", options.memory, "Memory, 4M to 1G (else 64M); MiB without M or G")
+        .add_option("--memory", options.memory, "Memory, from 4M on (else 64M); MiB without M or G")
         ->type_name("SIZE");
     command
         .add_option("--dirty-rate", options.dirty_rate,

@@ -6,6 +6,7 @@
 
 #include "arrival.h"
 #include "continuo/vmm/confinement.h"
+#include "kernel_option.h"
 #include "number.h"
 #include "policy_option.h"
 #include "progress.h"
@@ -21,8 +22,10 @@ using namespace std::chrono_literals;
 constexpr const char* kExample =
     "The certificate is printed once the VM runs here; then it goes on running until a signal, "
     "--for\n"
-    "or a migration away. What its guest prints goes to stderr. Ends with 1 where the certificate "
-    "does not hold.\n"
+    "or a migration away. What its guest prints goes to stderr. A guest that resets its machine "
+    "is\n"
+    "started again from --kernel; without one it ends. Ends with 1 where the certificate does not "
+    "hold.\n"
     "Example:\n"
     "  $ continuo vm receive --listen tcp:0.0.0.0:7000 --policy advance --control /tmp/vm.sock\n";
 
@@ -30,6 +33,7 @@ struct Options {
     std::string listen;
     std::string policy = "advance";
     std::string control;
+    KernelOptions kernel;
     ConsoleOptions console;
     std::string run_for;
     std::string wait = "1h";
@@ -66,6 +70,8 @@ Result<ExitCode> run(const Options& options) {
     if (!settings) return tl::unexpected(settings.error());
     auto console = GuestConsole::open(options.console, STDERR_FILENO);
     if (!console) return tl::unexpected(std::move(console.error()));
+    auto kernel = read_kernel(options.kernel);
+    if (!kernel) return tl::unexpected(std::move(kernel.error()));
     const auto control = open_control(options.control);
     if (!control) return tl::unexpected(control.error());
     const auto host = examine_local_host();
@@ -92,6 +98,7 @@ Result<ExitCode> run(const Options& options) {
     run_options.control = *control ? &**control : nullptr;
     run_options.run_for = settings->run_for;
     run_options.console = std::move(*console);
+    run_options.start_again = start_again_by(*host, *vm.machine(), std::move(*kernel));
     return run_arrived(*host, vm, std::move(run_options), *code);
 }
 
@@ -107,6 +114,7 @@ void add_vm_receive(CLI::App& vm, Invocation& invocation) {
     add_policy_option(*command, options->policy);
     command->add_option("--control", options->control, "Take commands on this Unix socket")
         ->type_name("PATH");
+    add_kernel_options(*command, options->kernel);
     add_console_options(*command, options->console);
     command->add_option("--wait", options->wait, "Longest time to wait for a source (else 1h)")
         ->type_name("DURATION");

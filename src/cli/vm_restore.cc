@@ -9,6 +9,7 @@
 #include "arrival.h"
 #include "continuo/vmm/confinement.h"
 #include "continuo/vmm/snapshot.h"
+#include "kernel_option.h"
 #include "number.h"
 #include "policy_option.h"
 #include "progress.h"
@@ -34,6 +35,7 @@ struct Options {
     std::string policy = "advance";
     std::string gap_limit;
     std::string control;
+    KernelOptions kernel;
     ConsoleOptions console;
     std::string run_for;
     bool json = false;
@@ -106,6 +108,8 @@ Result<ExitCode> run(const Options& options) {
     if (!settings) return tl::unexpected(settings.error());
     auto console = GuestConsole::open(options.console, STDERR_FILENO);
     if (!console) return tl::unexpected(std::move(console.error()));
+    auto kernel = read_kernel(options.kernel);
+    if (!kernel) return tl::unexpected(std::move(kernel.error()));
     const auto control = open_control(options.control);
     if (!control) return tl::unexpected(control.error());
     const auto host = examine_local_host();
@@ -126,6 +130,7 @@ Result<ExitCode> run(const Options& options) {
     run_options.control = *control ? &**control : nullptr;
     run_options.run_for = settings->run_for;
     run_options.console = std::move(*console);
+    run_options.start_again = start_again_by(*host, *vm.machine(), std::move(*kernel));
     return run_arrived(*host, vm, std::move(run_options), *code);
 }
 
@@ -146,6 +151,7 @@ void add_vm_restore(CLI::App& vm, Invocation& invocation) {
         ->type_name("DURATION");
     command->add_option("--control", options->control, "Take commands on this Unix socket")
         ->type_name("PATH");
+    add_kernel_options(*command, options->kernel);
     add_console_options(*command, options->console);
     command->add_option("--for", options->run_for, "End this long after the restore")
         ->type_name("DURATION");

@@ -2,11 +2,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <memory>
 
-#include "continuo/vmm/guest_kernel.h"
-#include "input.h"
+#include "kernel_option.h"
 #include "number.h"
 #include "progress.h"
 #include "running_vm.h"
@@ -41,9 +39,7 @@ constexpr const char* kExample =
 
 struct Options {
     WitnessOptions witness;
-    std::string kernel;
-    std::string initrd;
-    std::string append;
+    KernelOptions kernel;
     ConsoleOptions console;
     bool once = false;
     bool no_notice = false;
@@ -63,35 +59,15 @@ std::string summary_text(const VmRun& run, const Json& json) {
     return table.text();
 }
 
-Result<vmm::GuestKernel> read_kernel(const Options& options) {
-    constexpr std::size_t kFileMax = vmm::kMemoryMax;
-    vmm::GuestKernel kernel;
-    auto image = read_file(options.kernel, kFileMax);
-    if (!image) return tl::unexpected(std::move(image.error()));
-    kernel.image = std::move(image->bytes);
-    kernel.name = std::filesystem::path{options.kernel}.filename();
-    kernel.command_line = options.append;
-    kernel.notice = !options.no_notice;
+/// nullopt where no kernel is given.
+Result<std::optional<vmm::GuestKernel>> kernel_of(const Options& options) {
+    auto kernel = read_kernel(options.kernel);
+    if (!kernel || !*kernel) return kernel;
     const auto release_after = parse_duration("--release-after", options.release_after);
     if (!release_after) return tl::unexpected(release_after.error());
-    kernel.release_after_ns = *release_after;
-    if (options.initrd.empty()) return kernel;
-    auto initrd = read_file(options.initrd, kFileMax);
-    if (!initrd) return tl::unexpected(std::move(initrd.error()));
-    kernel.initrd = std::move(initrd->bytes);
+    (*kernel)->notice = !options.no_notice;
+    (*kernel)->release_after_ns = *release_after;
     return kernel;
-}
-
-Result<Machine> boot_kernel(const LocalHost& host, const vmm::VmConfig& config,
-                            const vmm::GuestKernel& kernel) {
-    auto machine = vmm::VirtualMachine::create(host.system, config);
-    if (!machine) return machine;
-    const auto format = vmm::load_guest_kernel(**machine, kernel);
-    if (!format) return tl::unexpected(format.error());
-    if (auto running = (*machine)->resume(); !running)
-        return tl::unexpected(std::move(running.error()));
-    progress("{}, {}, runs on {} vCPUs", kernel.name, vmm::name(*format), config.vcpus);
-    return machine;
 }
 
 /// The machine, running, and how it is made again where its guest resets it.
@@ -101,16 +77,16 @@ struct Boot {
 };
 
 Result<Boot> boot(const LocalHost& host, const Options& options, const WitnessShape& shape) {
-    if (options.kernel.empty()) {
+    auto kernel = kernel_of(options);
+    if (!kernel) return tl::unexpected(std::move(kernel.error()));
+    if (!*kernel) {
         auto machine = boot_witness(host.system, shape);
         if (!machine) return tl::unexpected(std::move(machine.error()));
         progress("the witness runs on {} vCPUs", shape.vm.vcpus);
         return Boot{std::move(*machine), {}};
     }
-    auto kernel = read_kernel(options);
-    if (!kernel) return tl::unexpected(std::move(kernel.error()));
-    const auto again = [&host, config = shape.vm, kernel = std::move(*kernel)] {
-        return boot_kernel(host, config, kernel);
+    const auto again = [&host, config = shape.vm, kernel = std::move(**kernel)] {
+        return boot_kernel(host, config, {}, kernel);
     };
     auto machine = again();
     if (!machine) return tl::unexpected(std::move(machine.error()));
@@ -120,20 +96,13 @@ Result<Boot> boot(const LocalHost& host, const Options& options, const WitnessSh
 }
 
 Result<GuestConsole> open_console(const Options& options) {
-    const bool kernel = !options.kernel.empty();
+    const bool kernel = !options.kernel.kernel.empty();
     return GuestConsole::open(options.console, !kernel        ? -1
                                                : options.json ? STDERR_FILENO
                                                               : STDOUT_FILENO);
 }
 
-state::Status check_options(const Options& options) {
-    if (!options.kernel.empty() || (options.initrd.empty() && options.append.empty())) return {};
-    return state::fail(state::ErrorCode::kInvalidArgument, "command line",
-                       "--initrd and --append are a kernel's", "Give --kernel too");
-}
-
 Result<ExitCode> run(const Options& options) {
-    if (auto fits = check_options(options); !fits) return tl::unexpected(std::move(fits.error()));
     const auto shape = parse_witness_options(options.witness);
     if (!shape) return tl::unexpected(shape.error());
     const auto run_for = parse_run_for(options.run_for);
@@ -151,8 +120,8 @@ Result<ExitCode> run(const Options& options) {
                            std::move(booted->again)};
     auto ended = run_vm(*host, std::move(booted->machine), std::move(run_options));
     if (!ended) return tl::unexpected(std::move(ended.error()));
-    return options.kernel.empty() ? print_vm_run(*ended, options.json)
-                                  : print_kernel_run(*ended, options.json);
+    return options.kernel.kernel.empty() ? print_vm_run(*ended, options.json)
+                                         : print_kernel_run(*ended, options.json);
 }
 
 }  // namespace
@@ -203,9 +172,7 @@ void add_vm_run(CLI::App& vm, Invocation& invocation) {
     const auto options = std::make_shared<Options>();
     CLI::App* command = add_command(vm, invocation, "run", "Boot a kernel, or the witness guest",
                                     kExample, options, &run);
-    command->add_option("--kernel", options->kernel, "The kernel's file")->type_name("PATH");
-    command->add_option("--initrd", options->initrd, "Its initramfs")->type_name("PATH");
-    command->add_option("--append", options->append, "Its command line")->type_name("TEXT");
+    add_kernel_options(*command, options->kernel);
     add_witness_options(*command, options->witness);
     add_console_options(*command, options->console);
     command->add_flag("--no-notice", options->no_notice,

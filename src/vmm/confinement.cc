@@ -6,6 +6,7 @@
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -140,6 +141,15 @@ constexpr Allowed kForMigration[] = {
 #endif
 };
 
+/// What a VM's control thread does at its end.
+constexpr Allowed kForControl[] = {
+    {SYS_ioctl, 1, ~std::uint32_t{0}, TCGETS},  // is it a terminal? so asks the C library
+    {SYS_unlinkat},
+#if defined(__x86_64__)
+    {SYS_unlink},
+#endif
+};
+
 sock_filter load(std::size_t offset) {
     return BPF_STMT(BPF_LD | BPF_W | BPF_ABS, static_cast<std::uint32_t>(offset));
 }
@@ -167,7 +177,8 @@ void add(Filter& filter, const Allowed& call) {
     filter.push_back(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, call.mask));
     filter.push_back(unless_equal_skip(call.wanted, 1));
     filter.push_back(answer(SECCOMP_RET_ALLOW));
-    filter.push_back(answer(SECCOMP_RET_KILL_PROCESS));
+    // Another entry may allow the call with another argument.
+    filter.push_back(load(offsetof(seccomp_data, nr)));
 }
 
 Filter make_filter(Confinement confinement) {
@@ -179,8 +190,12 @@ Filter make_filter(Confinement confinement) {
     filter.push_back(load(offsetof(seccomp_data, nr)));
     for (const Allowed& call : kForAll)
         add(filter, call);
-    if (confinement == Confinement::kMigration) {
+    if (confinement != Confinement::kVcpu) {
         for (const Allowed& call : kForMigration)
+            add(filter, call);
+    }
+    if (confinement == Confinement::kControl) {
+        for (const Allowed& call : kForControl)
             add(filter, call);
     }
     // glibc's heap looks for a setting in /proc before it shrinks, and does without.

@@ -67,8 +67,11 @@ TEST_P(Confined, NoProgramIsStarted) {
     expect_killed([] { (void)::syscall(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr); });
 }
 
-TEST_P(Confined, NoFileIsWritten) {
-    expect_killed([] { (void)::unlink("/tmp/continuo-confined"); });
+TEST_P(Confined, NothingOfTheSystemIsChanged) {
+    expect_killed([] { (void)::syscall(SYS_mount, nullptr, "/", nullptr, 0, nullptr); });
+    expect_killed([] { (void)::syscall(SYS_setuid, 0); });
+    expect_killed([] { (void)::syscall(SYS_bpf, 0, nullptr, 0); });
+    expect_killed([] { (void)::syscall(SYS_rename, "/tmp/a", "/tmp/b"); });
 }
 
 TEST_P(Confined, NoMemoryBecomesCode) {
@@ -82,16 +85,26 @@ TEST_P(Confined, NoMemoryBecomesCode) {
 }
 
 TEST_P(Confined, NoDeviceButKvm) {
-    expect_killed([] { (void)::ioctl(0, 0x5401, nullptr); });    // TCGETS
+    expect_killed([] { (void)::ioctl(0, 0x5412, nullptr); });    // TIOCSTI
     expect_allowed([] { (void)::ioctl(-1, 0xae80, nullptr); });  // KVM_RUN
     expect_killed([] { (void)::syscall(SYS_ptrace, 0, 0, nullptr, nullptr); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Both, Confined,
-                         testing::Values(Confinement::kVcpu, Confinement::kMigration),
-                         [](const auto& each) {
-                             return each.param == Confinement::kVcpu ? "Vcpu" : "Migration";
-                         });
+std::string name_of(const testing::TestParamInfo<Confinement>& each) {
+    switch (each.param) {
+        case Confinement::kVcpu:
+            return "Vcpu";
+        case Confinement::kMigration:
+            return "Migration";
+        case Confinement::kControl:
+            return "Control";
+    }
+    return "";
+}
+INSTANTIATE_TEST_SUITE_P(All, Confined,
+                         testing::Values(Confinement::kVcpu, Confinement::kMigration,
+                                         Confinement::kControl),
+                         name_of);
 
 class ConfinedVcpu : public Confined {};
 INSTANTIATE_TEST_SUITE_P(Vcpu, ConfinedVcpu, testing::Values(Confinement::kVcpu));
@@ -103,10 +116,13 @@ TEST_P(ConfinedVcpu, ReachesNoFileAndNoNetwork) {
     });
     expect_killed([] { (void)::socket(AF_UNIX, SOCK_STREAM, 0); });
     expect_killed([] { std::thread{[] {}}.join(); });
+    expect_killed([] { (void)::unlink("/tmp/continuo-confined"); });
+    expect_killed([] { (void)::ioctl(0, TCGETS, nullptr); });
 }
 
 class ConfinedMigration : public Confined {};
-INSTANTIATE_TEST_SUITE_P(Migration, ConfinedMigration, testing::Values(Confinement::kMigration));
+INSTANTIATE_TEST_SUITE_P(Two, ConfinedMigration,
+                         testing::Values(Confinement::kMigration, Confinement::kControl), name_of);
 
 TEST_P(ConfinedMigration, ReadsFilesTalksAndMakesThreads) {
     expect_allowed([] {
@@ -132,6 +148,21 @@ TEST_P(ConfinedMigration, ItsThreadsCanBeConfinedFurther) {
     });
     expect_killed([] {
         (void)run_confined(Confinement::kVcpu, [] { (void)::socket(AF_UNIX, SOCK_STREAM, 0); });
+    });
+}
+
+class ConfinedControl : public Confined {};
+INSTANTIATE_TEST_SUITE_P(Control, ConfinedControl, testing::Values(Confinement::kControl));
+
+TEST_P(ConfinedControl, ConfinesWhatItStartsAndRemovesItsSockets) {
+    expect_allowed([] {
+        if (!run_confined(Confinement::kMigration, [] {})) _exit(2);
+        (void)::unlink("/tmp/continuo-confined");
+        (void)::ioctl(0, TCGETS, nullptr);
+    });
+    expect_killed([] {
+        (void)run_confined(Confinement::kMigration,
+                           [] { (void)::unlink("/tmp/continuo-confined"); });
     });
 }
 

@@ -199,6 +199,51 @@ void expect_one_runs(const World& world) {
     EXPECT_EQ(world.source_runs + world.destination_runs, 1);
 }
 
+TEST(Migration, AGuestThatWritesTooMuchStaysWhereItIsUnlessForced) {
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    MigrationOptions options = quick();
+    options.force = false;
+    std::vector<MigrationProgress> told;
+    options.progress = [&](const MigrationProgress& now) { told.push_back(now); };
+    const Both both = migrate(source, destination, options);
+    ASSERT_TRUE(std::holds_alternative<Kept>(both.source));
+    const state::Error& reason = std::get<Kept>(both.source).reason;
+    EXPECT_EQ(reason.code, ErrorCode::kTimeout);
+    EXPECT_EQ(reason.where, "pre-copy");
+    EXPECT_NE(reason.what.find("after 3 passes"), std::string::npos) << reason.what;
+    EXPECT_TRUE(std::holds_alternative<Discarded>(both.destination));
+    EXPECT_EQ(world->source_runs, 1) << "it was never stopped";
+    EXPECT_FALSE(source.logging);
+    expect_one_runs(*world);
+    // Each pass at its begin and at its end, by which the next one's pages are known.
+    ASSERT_EQ(told.size(), 6u);
+    for (std::size_t i = 0; i < told.size(); ++i) {
+        EXPECT_EQ(told[i].round, i / 2 + 1);
+        EXPECT_EQ(told[i].pages_done, i % 2 == 0 ? 0 : i == 1 ? kPages : told[i].pages);
+        EXPECT_EQ(told[i].expected_downtime.has_value(), i != 0);
+    }
+    // The two pages that the guest writes take two pages' time at
+    // 100 MB/s, the speed before any is known: 2 x 4096 / 1e8 s = 81920 ns.
+    EXPECT_EQ(told.back().expected_downtime, 81'920ns);
+}
+
+TEST(Migration, ALimitThatTheRestFitsEndsPreCopy) {
+    SharedWorld world;
+    FakeSource source{*world};
+    FakeDestination destination{*world};
+    MigrationOptions options = quick();
+    options.force = false;
+    options.downtime_max = 1ms;
+    const Both both = migrate(source, destination, options);
+    ASSERT_TRUE(std::holds_alternative<Moved>(both.source));
+    const MigrationStats& stats = std::get<Moved>(both.source).stats;
+    EXPECT_EQ(stats.rounds, 1u);
+    EXPECT_EQ(stats.expected_downtime, 81'920ns);
+    expect_one_runs(*world);
+}
+
 TEST(Migration, MovesAllMemoryAndOneVmRuns) {
     SharedWorld world;
     FakeSource source{*world};

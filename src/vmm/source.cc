@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "continuo/kvm/counter.h"
+#include "continuo/time/rate.h"
 #include "continuo/vmm/migration.h"
 #include "protocol.h"
 
@@ -20,6 +21,19 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kAskAgain{50};
 constexpr std::chrono::milliseconds kAskTimeout{2'000};
+constexpr std::chrono::milliseconds kTellEvery{200};
+
+/// Rounded down; the most there is where nothing took the time.
+std::uint64_t bytes_a_second(std::uint64_t bytes, std::chrono::nanoseconds took) {
+    if (took.count() <= 0) return ~std::uint64_t{0};
+    return static_cast<std::uint64_t>(time::u128{bytes} * time::kNanosPerSecond /
+                                      static_cast<std::uint64_t>(took.count()));
+}
+
+std::string in_ms(std::chrono::nanoseconds length) {
+    return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(length).count()) +
+           " ms";
+}
 
 /// Every byte equals the one before it, and the first is zero.
 bool is_zero(std::span<const std::byte> page) {
@@ -68,6 +82,9 @@ class PageSender {
     std::vector<std::uint64_t> entries_;
     Bytes data_;
 };
+
+/// Fewer bytes say nothing about the speed.
+constexpr std::uint64_t kBytesThatTell = 100'000;
 
 class Source {
   public:
@@ -174,9 +191,26 @@ class Source {
                     word * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
                 if (page >= count) break;
                 if (auto done = pages.add(page, first); !done) return done;
+                ++progress_.pages_done;
+                tell(Clock::now() >= tell_next_);
             }
         }
         return pages.flush();
+    }
+
+    void tell(bool now) {
+        if (!now || stopped_ || !options_.progress) return;
+        tell_next_ = Clock::now() + kTellEvery;
+        progress_.bytes = stream_.bytes_sent();
+        if (const auto rate = rate_of_pass()) progress_.bytes_a_second = *rate;
+        options_.progress(progress_);
+    }
+
+    /// nullopt where too little was sent to say: what that took is mostly waiting.
+    std::optional<std::uint64_t> rate_of_pass() const {
+        const std::uint64_t sent = stream_.bytes_sent() - bytes_before_pass_;
+        if (sent <= kBytesThatTell) return std::nullopt;
+        return bytes_a_second(sent, Clock::now() - pass_began_);
     }
 
     static std::uint64_t count_pages(const std::vector<std::uint64_t>& bitmap) {
@@ -188,15 +222,16 @@ class Source {
 
     Status one_round(const std::vector<std::uint64_t>& bitmap) {
         step(Step::kSourceRound);
-        const auto began = Clock::now();
-        const std::uint64_t bytes_before = stream_.bytes_sent();
+        pass_began_ = Clock::now();
+        bytes_before_pass_ = stream_.bytes_sent();
+        progress_.round = stats_.rounds + 1;
+        progress_.pages = count_pages(bitmap);
+        progress_.pages_done = 0;
+        tell(true);
         if (auto done = send_pages(bitmap, stats_.rounds == 0); !done) return done;
         const Bytes number = PayloadWriter{}.put(stats_.rounds).take();
         if (auto done = send(FrameType::kRoundEnd, number); !done) return done;
-        const std::chrono::duration<double> took = Clock::now() - began;
-        const auto sent = static_cast<double>(stream_.bytes_sent() - bytes_before);
-        // Short rounds say little about the speed; what they took is mostly waiting.
-        if (sent > 1e5 && took.count() > 0) bytes_a_second_ = sent / took.count();
+        if (const auto rate = rate_of_pass()) bytes_a_second_ = *rate;
         ++stats_.rounds;
         return {};
     }
@@ -213,14 +248,31 @@ class Source {
                 return unexpected_frame(word->type, "nothing");
             }
             if (auto done = vm_.fetch_dirty_pages(dirty_); !done) return done;
-            if (stats_.rounds >= options_.rounds_max || rest_fits_downtime()) return {};
+            const std::uint64_t rest = count_pages(dirty_);
+            stats_.expected_downtime = time_for(rest);
+            progress_.expected_downtime = stats_.expected_downtime;
+            tell(true);
+            if (stats_.expected_downtime <= options_.downtime_max) return {};
+            if (stats_.rounds < options_.rounds_max) continue;
+            return options_.force ? Status{} : does_not_converge(rest);
         }
     }
 
-    bool rest_fits_downtime() const {
-        const double rest = static_cast<double>(count_pages(dirty_) * kPageBytes);
-        const std::chrono::duration<double> limit = options_.downtime_max;
-        return rest <= bytes_a_second_ * limit.count();
+    /// Rounded up.
+    std::chrono::nanoseconds time_for(std::uint64_t pages) const {
+        const auto rate = time::u128{std::max<std::uint64_t>(bytes_a_second_, 1)};
+        const auto ns = (time::u128{pages * kPageBytes} * time::kNanosPerSecond + rate - 1) / rate;
+        constexpr auto kMost = time::u128{std::chrono::nanoseconds::max().count()};
+        return std::chrono::nanoseconds{static_cast<std::int64_t>(std::min(ns, kMost))};
+    }
+
+    Status does_not_converge(std::uint64_t rest) const {
+        return state::fail(
+            ErrorCode::kTimeout, "pre-copy",
+            "after " + std::to_string(stats_.rounds) + " passes the guest still has " +
+                std::to_string(rest) + " dirty pages, for which it would stand still " +
+                in_ms(stats_.expected_downtime) + "; the limit is " + in_ms(options_.downtime_max),
+            "raise the limit (--downtime-limit), or stop the guest all the same (--force)");
     }
 
     Status copy_stopped() {
@@ -351,7 +403,11 @@ class Source {
     MigrationStats stats_;
     std::size_t probes_ = 0;
     std::vector<std::uint64_t> dirty_;
-    double bytes_a_second_ = 1e8;
+    MigrationProgress progress_;
+    Clock::time_point tell_next_;
+    Clock::time_point pass_began_;
+    std::uint64_t bytes_before_pass_ = 0;
+    std::uint64_t bytes_a_second_ = 100'000'000;
     bool logging_ = false;
     bool stopped_ = false;
     bool destination_failed_ = false;

@@ -15,6 +15,7 @@ namespace continuo::vmm {
 enum class Confinement : std::uint8_t {
     kVcpu,       ///< runs a guest: KVM's calls, and what the C library's threads and heap need
     kMigration,  ///< sends or receives a VM: sockets, files to read, and VMs with their threads too
+    kControl,    ///< serves a running VM: the same, and removes the sockets that it listened on
 };
 
 /// Confines the calling thread, and every thread that it makes, for good. What a confined thread is

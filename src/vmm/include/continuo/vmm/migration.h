@@ -105,6 +105,18 @@ enum class Step : std::uint8_t {
 std::string_view name(Step step);
 using StepObserver = std::function<void(Step)>;
 
+/// How far a source is, while its guest still runs.
+struct MigrationProgress {
+    std::uint32_t round = 0;           ///< the pass over dirty pages that is under way, from 1
+    std::uint64_t pages = 0;           ///< to look at in this pass
+    std::uint64_t pages_done = 0;      ///< of them
+    std::uint64_t bytes = 0;           ///< on the stream, in all
+    std::uint64_t bytes_a_second = 0;  ///< as this and the last passes went
+    /// What sending the pages that are dirty now would take with the guest stopped; the hand-over
+    /// itself comes on top. Known from the end of the first pass on.
+    std::optional<std::chrono::nanoseconds> expected_downtime;
+};
+
 struct MigrationOptions {
     std::chrono::milliseconds io_timeout{10'000};      ///< for each frame
     std::chrono::milliseconds ready_timeout{60'000};   ///< from COMPLETE to READY
@@ -113,7 +125,13 @@ struct MigrationOptions {
         30'000};                                   ///< to find out, after COMMIT, who has the VM
     std::chrono::milliseconds death_grace{3'000};  ///< an end of stream may be a death under way
     std::chrono::milliseconds downtime_max{50};    ///< pre-copy ends when the rest takes less
+    /// Passes over dirty pages after which the guest is stopped all the same, or, where it is not
+    /// to be forced, stays where it is.
     std::uint32_t rounds_max = 8;
+    bool force = true;
+    /// Told at each pass's begin and end, and some times a second meanwhile; on the sender's
+    /// thread.
+    std::function<void(const MigrationProgress&)> progress;
     /// Rounds of the exchange that the destination asks for before the stop; 0: none, ever.
     std::uint32_t exchange_rounds = 32;
     std::chrono::milliseconds exchange_time{20};  ///< for all of them, but one at least
@@ -130,6 +148,8 @@ struct MigrationStats {
     std::uint64_t last_pages = 0;  ///< sent while the VM stood still
     std::uint64_t bytes = 0;
     std::chrono::nanoseconds total{};
+    /// What the last pages were going to take when the source stopped its guest for them.
+    std::chrono::nanoseconds expected_downtime{};
     std::chrono::nanoseconds downtime{};  ///< as the source sees it: from stop() to RUNNING
 };
 

@@ -1,5 +1,6 @@
 """An unmodified Linux of Debian's, with two CPUs, in VMs on an emulated host: it boots, listens to its serial console,
-resets and switches itself off; and it moves live while both CPUs read their clocks."""
+resets and switches itself off; and it moves live, with memory below and above the devices' addresses, while both CPUs
+read their clocks and are kept busy with what a move could break."""
 
 import json
 import os
@@ -57,21 +58,25 @@ exit $code
 """
 
 
-# The guest's shell hands each line to the loop, which answers for it.
+# The guest's shell hands each line to the two programs, which answer for it.
 MOVING_GUEST = """
-mkfifo /tmp/ask
-clock_loop </tmp/ask &
-exec 3>/tmp/ask
-echo "guest: ready"
+mkfifo /tmp/ask_clocks /tmp/ask_load
+clock_loop </tmp/ask_clocks &
+exec 3>/tmp/ask_clocks
+guest_load </tmp/ask_load &
+exec 4>/tmp/ask_load
+echo "guest: ready with $(awk '/MemTotal/ {print $2}' /proc/meminfo) kB"
 while read -r line; do
     case $line in
     off) poweroff -f ;;
-    *) echo ask >&3 ;;
+    reset) reboot -f ;;
+    *) echo ask >&3; echo ask >&4 ;;
     esac
 done
 """
 
-# Moves the VM to a second process under one policy, and on to a third under another.
+# Moves the VM to a second process under one policy, and on to a third under another, which also has its kernel: there it
+# resets itself.
 MOVING_HOST = """
 cd "$1"
 export TMPDIR=$1
@@ -83,27 +88,31 @@ await() {{  # text, how often, where
 }}
 mkfifo typed1 typed2 typed3
 touch printed1 printed2 printed3
-{program} vm run --kernel vmlinuz --initrd initrd.gz --cpus 2 --memory 128M --input typed1 --control one --json \\
+{program} vm run --kernel vmlinuz --initrd initrd.gz --cpus 2 --memory 5G --input typed1 --control one --json \\
     --append 'console=ttyS0 panic=-1 quiet' >run.json 2>printed1 &
 vm=$!
 await 'guest: ready' 1 printed1
 sleep 1
 echo ask >typed1
-await 'clocks:' 1 printed1
+await 'load:' 1 printed1
 number=1
 from=one
 for policy in advance freeze; do
     number=$((number + 1))
-    {program} vm receive --listen unix:migration$number --policy $policy --input typed$number --control to$number --json \\
+    kernel=
+    [ $policy = freeze ] && kernel='--kernel vmlinuz --initrd initrd.gz --append console=ttyS0'
+    {program} vm receive --listen unix:migration$number --policy $policy $kernel --input typed$number --control to$number --json \\
         >receive$number.json 2>printed$number &
     vm=$!
     await 'listening' 1 printed$number
-    {program} vm send --control $from --to unix:migration$number --json >send$number.json || {{ cat printed* >&2; exit 98; }}
+    {program} vm send --control $from --to unix:migration$number --force --json >send$number.json || {{ cat printed* >&2; exit 98; }}
     from=to$number
     sleep 1
     echo ask >typed$number
-    await 'clocks:' 1 printed$number
+    await 'load:' 1 printed$number
 done
+echo reset >typed3
+await 'guest: ready' 1 printed3
 echo off >typed3
 wait $vm
 code=$?
@@ -126,7 +135,7 @@ def in_lab(guest, host, programs=()):
         files = [folder / "vmlinuz", folder / "initrd.gz", folder / "inside.sh", program]
         done = subprocess.run(
             [str(ROOT / "lab/continuo-lab"), "run", "--host", "x86-svm", "--kernel", "6.12", "--json", "--quiet",
-             "--timeout", "600", *[word for file in files for word in ("--file", str(file))], "--",
+             "--timeout", "600", "--memory", "1536", *[word for file in files for word in ("--file", str(file))], "--",
              "sh", str(folder / "inside.sh"), str(folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900)
         return done.returncode, json.loads(done.stdout)
@@ -161,13 +170,16 @@ class LinuxGuest(unittest.TestCase):
         self.assertIn("started again, time 1", printed)
 
     def test_moves_live_while_both_cpus_read_their_clocks(self):
-        code, answer = in_lab(MOVING_GUEST, MOVING_HOST, [pathlib.Path(__file__).parent / "clock_loop.c"])
+        here = pathlib.Path(__file__).parent
+        code, answer = in_lab(MOVING_GUEST, MOVING_HOST, [here / "clock_loop.c", here / "guest_load.c"])
         printed = answer.get("stderr", "")
         self.assertEqual(code, 0, (answer.get("error"), printed[-5000:]))
         ran, sent_first, first, sent_again, second = documents(answer["stdout"])
         self.assertEqual(ran["ended_by"], "moved")
         for sent, received, policy in ((sent_first, first, "advance"), (sent_again, second, "freeze")):
             self.assertEqual(sent["outcome"], "moved")
+            self.assertEqual([each["round"] for each in sent["passes"]], list(range(1, sent["migration"]["rounds"] + 1)))
+            self.assertGreater(sent["passes"][0]["bytes_a_second"], 0)
             certificate = received["certificate"]
             self.assertEqual(certificate["policy"], policy)
             self.assertTrue(certificate["holds"])
@@ -183,6 +195,16 @@ class LinuxGuest(unittest.TestCase):
         self.assertLess(advanced[0], frozen[0])
         # The gap of the advancing move is in the guest's clock, that of the freezing one is not.
         self.assertGreaterEqual(advanced[2], first["migration"]["downtime_ns"] // 2)
+        loads = re.findall(r"load: vectors \w+ checks (\d+) .* wrong (\d+)", printed)
+        self.assertEqual(len(loads), 3, printed[-5000:])
+        self.assertEqual([wrong for _, wrong in loads], ["0", "0", "0"], printed[-5000:])
+        self.assertLess(int(loads[0][0]), int(loads[2][0]))
+        # Its memory lies on both sides of the devices; and the second arrival had a kernel to start it again from.
+        ready = re.findall(r"guest: ready with (\d+) kB", printed)
+        self.assertEqual(len(ready), 2, printed[-5000:])
+        for kilobytes in ready:
+            self.assertGreater(int(kilobytes), 4_500_000)
+        self.assertIn("started again, time 1", printed)
 
 
 if __name__ == "__main__":

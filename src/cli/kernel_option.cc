@@ -56,9 +56,11 @@ Result<std::unique_ptr<vmm::VirtualMachine>> boot_kernel(const LocalHost& host,
 }
 
 std::function<Result<std::unique_ptr<vmm::VirtualMachine>>()> start_again_by(
-    const LocalHost& host, const vmm::VirtualMachine& machine,
-    std::optional<vmm::GuestKernel> kernel) {
+    const LocalHost& host, vmm::VirtualMachine& machine, std::optional<vmm::GuestKernel> kernel) {
     if (!kernel) return {};
+    const vmm::NoticeDevice* notice = machine.board().notice();
+    kernel->notice = notice != nullptr;
+    if (notice != nullptr) kernel->release_after_ns = notice->status().state.release_after_ns;
     return [&host, config = machine.config(), model = machine.cpu_model(),
             kernel = std::move(*kernel)] { return boot_kernel(host, config, model, kernel); };
 }

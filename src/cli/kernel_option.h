@@ -32,10 +32,9 @@ state::Result<std::unique_ptr<vmm::VirtualMachine>> boot_kernel(
     const LocalHost& host, const vmm::VmConfig& config, const std::optional<vmm::CpuModel>& model,
     const vmm::GuestKernel& kernel);
 
-/// How a guest that has come in is started again: with the shape and the CPUs of `machine`, by
+/// How a guest that has come in is started again: with the shape, CPUs and devices of `machine`, by
 /// `kernel`; empty where there is none.
 std::function<state::Result<std::unique_ptr<vmm::VirtualMachine>>()> start_again_by(
-    const LocalHost& host, const vmm::VirtualMachine& machine,
-    std::optional<vmm::GuestKernel> kernel);
+    const LocalHost& host, vmm::VirtualMachine& machine, std::optional<vmm::GuestKernel> kernel);
 
 }  // namespace continuo::cli

@@ -311,7 +311,7 @@ class ContinuoVm(Vm):
         assert isinstance(destination, ContinuoVm)
         done = subprocess.run(
             [self.setting.continuo, "vm", "send", "--control", self._control(),
-             "--to", f"unix:{destination.base}.migration", "--json"],
+             "--to", f"unix:{destination.base}.migration", "--force", "--json"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
         if done.returncode != 0:

@@ -19,12 +19,9 @@ namespace {
 
 constexpr const char* kExample =
     "With --kernel: a Linux bzImage or vmlinux (arm64: Image), or a multiboot payload, without\n"
-    "firmware; its serial console (ttyS0) goes to stdout, with --json to stderr. Ends when the "
-    "guest\n"
-    "switches itself off; a guest that resets is started again, but for --once. A payload that "
-    "writes another code than "
-    "0\n"
-    "to the debug exit port 0xf4 ends it with 1.\n"
+    "firmware; its serial console (ttyS0) goes to stdout, with --json to stderr. Ends when the\n"
+    "guest switches itself off; one that resets is started again, but for --once. A payload that\n"
+    "writes another code than 0 to the debug exit port 0xf4 ends it with 1.\n"
     "Without: the witness, every vCPU of which reads its clocks (TSC and kvmclock; arm64: CNTVCT "
     "and\n"
     "CNTPCT) without pause and writes down every backward step, jump and skew. Ends with 1 where "

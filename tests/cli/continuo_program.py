@@ -50,6 +50,9 @@ def error_of(*arguments, stdin=b"", code, timeout=60):
     error = document(done)["error"]
     assert set(error) == {"code", "where", "what", "advice", "errno"}, error
     assert error["what"], error
-    told = " ".join(done.stderr.decode().split())
+    # What a command that shows its progress says before stands on lines of their own.
+    last = done.stderr.decode()
+    last = last[max(last.find("continuo: error: "), 0):]
+    told = " ".join(last.split())
     assert told.startswith("continuo: error: " + " ".join(error["what"].split())), (told, error)
     return error

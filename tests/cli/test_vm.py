@@ -76,7 +76,7 @@ class Usage(unittest.TestCase):
                 error_of("vm", "receive", f"--listen={to}", code=USAGE)
 
     def test_shapes(self):
-        for words in [("--vcpus", "0"), ("--vcpus", "65"), ("--memory", "3"), ("--memory", "1025"),
+        for words in [("--vcpus", "0"), ("--vcpus", "65"), ("--memory", "3"), ("--memory", "65537"), ("--memory", "65G"),
                       ("--dirty-rate", "x"), ("--for", "forever")]:
             error_of("vm", "run", *words, code=USAGE)
 

@@ -71,7 +71,7 @@ Status GuestMemory::find_touched_pages(std::span<std::uint64_t> bitmap) const {
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept
     : fd_{std::move(other.fd_)},
       host_{std::exchange(other.host_, nullptr)},
-      ranges_{other.ranges_},
+      ranges_{std::exchange(other.ranges_, {})},
       size_{std::exchange(other.size_, 0)} {}
 
 GuestMemory& GuestMemory::operator=(GuestMemory&& other) noexcept {

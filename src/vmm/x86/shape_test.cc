@@ -69,9 +69,9 @@ TEST(VmShapeCodec, HostileNumbersAreRefused) {
     EXPECT_TRUE(with(kVcpus, 64u));
     for (const std::uint64_t memory :
          {std::uint64_t{0}, (std::uint64_t{4} << 20) - 4096, (std::uint64_t{4} << 20) + 1,
-          (std::uint64_t{1} << 30) + 4096, std::uint64_t{1} << 63, ~std::uint64_t{0}})
+          kMemoryMax + 4096, std::uint64_t{1} << 63, ~std::uint64_t{0}})
         EXPECT_EQ(with(kMemory, memory).error().code, ErrorCode::kInvalidArgument) << memory;
-    EXPECT_TRUE(with(kMemory, std::uint64_t{1} << 30));
+    EXPECT_TRUE(with(kMemory, kMemoryMax));
     for (const std::uint32_t flags : {2u, 0x8000'0000u, 0xffff'ffffu})
         EXPECT_EQ(with(kFlags, flags).error().code, ErrorCode::kMalformed) << flags;
     EXPECT_EQ(with(kZero, 1u).error().code, ErrorCode::kMalformed);

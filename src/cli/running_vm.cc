@@ -250,7 +250,8 @@ class RunningVm {
                     {"pages", saved->pages},
                     {"zero_pages", saved->zero_pages},
                     {"stood_still_ns", saved->stood_still.count()},
-                    {"running", vm_->machine()->running()}};
+                    {"running", vm_->machine()->running()},
+                    {"record", state::record_to_json(*vm_->record())}};
     }
 
     Result<Json> send(const Json& request, const kvm::Fd& client) {
@@ -292,7 +293,9 @@ class RunningVm {
         if (const auto* moved = std::get_if<vmm::Moved>(&outcome)) {
             end_ = VmEnd::kMovedAway;
             stats_ = moved->stats;
-            return Json{{"outcome", "moved"}, {"migration", stats_json(moved->stats)}};
+            return Json{{"outcome", "moved"},
+                        {"migration", stats_json(moved->stats)},
+                        {"record", state::record_to_json(*vm_->record())}};
         }
         state::Error reason = std::holds_alternative<vmm::Kept>(outcome)
                                   ? std::get<vmm::Kept>(outcome).reason

@@ -67,7 +67,8 @@ Result<ExitCode> run(const Options& options) {
     if (options.json) return print_json(*answer);
     Table table{{{""}, {""}}};
     for (const auto& [key, value] : answer->items())
-        table.add({key, value.is_string() ? value.get<std::string>() : value.dump()});
+        if (!value.is_object())
+            table.add({key, value.is_string() ? value.get<std::string>() : value.dump()});
     return print_text(table.text());
 }
 

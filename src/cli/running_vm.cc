@@ -390,6 +390,7 @@ Json witness_json(vmm::VirtualMachine& machine) {
     json["ticks"] = summary.ticks;
     json["guest_stopped"] = summary.guest_stopped;
     json["pages_written"] = summary.pages_written;
+    json["generation"] = summary.generation ? Json(*summary.generation) : Json{};
     json["notice"] = notice_json(machine);
     return json;
 }

@@ -59,6 +59,7 @@ Result<Settings> parse(const Options& options) {
     const auto run_for = parse_run_for(options.run_for);
     if (!run_for) return tl::unexpected(run_for.error());
     out.run_for = *run_for;
+    out.arrival.generation = vmm::new_generation();
     return out;
 }
 
@@ -117,7 +118,7 @@ Result<ExitCode> run(const Options& options) {
     vmm::KvmDestinationVm vm{host->system, host->findings, settings->arrival};
     const auto restored = restore(options, vm);
     if (!restored) return tl::unexpected(restored.error());
-    const vmm::Generation generation = vmm::new_generation();
+    const vmm::Generation& generation = *settings->arrival.generation;
     progress("snapshot {} runs as generation {}", vmm::text_of(restored->id),
              vmm::text_of(generation.id));
     const auto arrival = describe_arrival(vm, {});

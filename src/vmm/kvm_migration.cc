@@ -212,6 +212,10 @@ void KvmDestinationVm::announce() {
 
 Status KvmDestinationVm::run() {
     if (holds_witness(machine_->memory())) {
+        if (options_.generation) {
+            auto told = set_generation(*machine_, options_.generation->counter());
+            if (!told) return told;
+        }
         const auto epoch = raise_epoch(*machine_);
         if (!epoch) return tl::unexpected(epoch.error());
         epoch_ = *epoch;

@@ -241,30 +241,6 @@ class Restore {
 
 }  // namespace
 
-std::uint64_t Generation::counter() const {
-    std::uint64_t value = 0;
-    std::memcpy(&value, id.data(), sizeof value);
-    return value;
-}
-
-Generation new_generation() {
-    Generation generation;
-    do
-        generation.id = new_migration_id();
-    while (generation.counter() == 0);
-    return generation;
-}
-
-std::string text_of(const std::array<std::uint8_t, 16>& id) {
-    constexpr char kDigits[] = "0123456789abcdef";
-    std::string text;
-    for (const std::uint8_t byte : id) {
-        text.push_back(kDigits[byte >> 4]);
-        text.push_back(kDigits[byte & 15]);
-    }
-    return text;
-}
-
 Result<SavedSnapshot> save_snapshot(SourceVm& vm, int fd, AfterSnapshot after) {
     if (auto empty = check_empty_file(fd); !empty) return tl::unexpected(std::move(empty.error()));
     SavedSnapshot stats;

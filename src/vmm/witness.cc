@@ -187,6 +187,12 @@ Status publish_notice(VirtualMachine& machine, const Notice& before, const state
     return {};
 }
 
+Status set_generation(VirtualMachine& machine, std::uint64_t counter) {
+    const std::uint64_t gpa = kControl + offsetof(Control, generation);
+    machine.mark_dirty(gpa);
+    return machine.memory().store(gpa, counter);
+}
+
 Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second) {
     const std::uint64_t gpa = kControl + offsetof(Control, dirty_pages_a_second);
     // Marked after the write: a look at the log in between sends the page once more, later.
@@ -210,6 +216,9 @@ WitnessSummary summarise(std::span<const Report> reports) {
         sum.guest_stopped += r.guest_stopped;
         sum.pages_written += r.pages_written;
     }
+    const auto same = [&](const Report& r) { return r.generation == reports[0].generation; };
+    if (!reports.empty() && std::ranges::all_of(reports, same))
+        sum.generation = reports[0].generation;
     return sum;
 }
 

@@ -79,11 +79,15 @@ class Snapshot(WitnessCase):
             for vcpu in range(2):
                 self.assertEqual(counter_at(record, vcpu, at), counter_at(records[0], vcpu, at))
             self.assertLessEqual(abs(kvmclock_at(record, at) - kvmclock_at(records[0], at)), 2)
-        for control in controls:
-            self.assertEqual(self.status(control)["witness"]["backward_steps"], 0)
+        seen = [self.status(control)["witness"] for control in controls]
+        self.assertEqual([witness["backward_steps"] for witness in seen], [0] * 4)
         answers = [self.answer_of(process) for process, _ in vms]
         self.assertEqual({answer["snapshot"]["id"] for answer in answers}, {taken["id"]})
         self.assertEqual(len({answer["generation"] for answer in answers}), 3)
+        # What each guest itself has found: 0 where it was never restored.
+        self.assertEqual([witness["generation"] for witness in seen],
+                         [0] + [answer["generation_counter"] for answer in answers])
+        self.assertEqual(len({witness["generation"] for witness in seen}), 4)
         self.assertEqual(len({answer["certificate"]["gap"]["ns"] for answer in answers}), 3)
         for answer in answers:
             self.assertTrue(answer["certificate"]["holds"])
@@ -135,12 +139,15 @@ class Snapshot(WitnessCase):
 
     def test_a_restored_vm_is_saved_again(self):
         _, control = self.runs("a", "--dirty-rate", 500)
+        generations = set()
         for number in range(3):
             taken = self.take(control)
             _, control = self.restores(f"r{number}")
             self.await_witness(control)
             self.loops_go_on(control)
             self.assertGreater(taken["pages"], 20)
+            generations.add(self.status(control)["witness"]["generation"])
+        self.assertEqual(len(generations), 3)
         self.assertEqual(self.status(control)["witness"]["backward_steps"], 0)
 
     def test_damaged_files_are_named(self):

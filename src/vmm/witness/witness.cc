@@ -107,6 +107,7 @@ class Watch {
             return;
         }
         epoch_ = after;
+        report_.generation = load(control_.generation);
         EpochRecord& record = slot();
         record.before = have_straddle_ ? before_straddle_ : report_.last;
         if (have_straddle_) record.straddle = straddle_;

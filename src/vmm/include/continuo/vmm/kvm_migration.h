@@ -12,6 +12,7 @@
 #include "continuo/machine/migration.h"
 #include "continuo/state/certificate.h"
 #include "continuo/state/policy.h"
+#include "continuo/vmm/generation.h"
 #include "continuo/vmm/migration.h"
 #include "continuo/vmm/virtual_machine.h"
 #include "continuo/vmm/vm_state.h"
@@ -80,6 +81,9 @@ struct ArrivalOptions {
     /// For comparison only: restore as VMMs do today, machine::apply_by_value() and then resume at
     /// once. The certificate says how far that is from what the policy prescribes.
     bool by_value = false;
+    /// Of a VM that is made of a snapshot, of which there may be others; none: of the only one,
+    /// which has moved.
+    std::optional<Generation> generation;
 };
 
 class KvmDestinationVm final : public DestinationVm {

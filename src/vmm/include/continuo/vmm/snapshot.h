@@ -11,27 +11,13 @@
 #include <functional>
 #include <string>
 
+#include "continuo/vmm/generation.h"
 #include "continuo/vmm/migration.h"
 
 namespace continuo::vmm {
 
 /// Names one snapshot; random.
 using SnapshotId = MigrationId;
-
-/// Names one life of a VM: two VMs made of one snapshot differ in nothing else. Random, 128 bits;
-/// never all zero.
-struct Generation {
-    std::array<std::uint8_t, 16> id{};
-
-    /// What a guest sees that has room for 64 bits (vmclock's vm_generation_counter): the first
-    /// eight bytes, little-endian. Not 0.
-    std::uint64_t counter() const;
-    friend bool operator==(const Generation&, const Generation&) = default;
-};
-Generation new_generation();
-
-/// 32 hexadecimal digits.
-std::string text_of(const std::array<std::uint8_t, 16>& id);
 
 struct SavedSnapshot {
     SnapshotId id{};

@@ -55,6 +55,9 @@ Result<std::optional<witness::Notice>> read_notice(const kvm::GuestMemory& memor
 Status publish_notice(VirtualMachine& machine, const witness::Notice& before,
                       const state::Notice& notice, std::uint64_t bound_ns);
 
+/// Tells the witness which life of its snapshot this is; with the next epoch. The VM is stopped.
+Status set_generation(VirtualMachine& machine, std::uint64_t counter);
+
 /// Has the workload go on at another rate; at once, also while the VM runs.
 Status set_dirty_rate(VirtualMachine& machine, std::uint64_t pages_a_second);
 
@@ -68,6 +71,8 @@ struct WitnessSummary {
     std::uint64_t ticks = 0;
     std::uint64_t guest_stopped = 0;
     std::uint64_t pages_written = 0;
+    /// 0: it was never restored from a snapshot. none: the vCPUs do not say the same.
+    std::optional<std::uint64_t> generation;
 };
 WitnessSummary summarise(std::span<const witness::Report> reports);
 

@@ -36,7 +36,7 @@ inline constexpr std::uint64_t kIdentityMapBytes = 1ull << 30;
 inline constexpr std::uint32_t kExitFault = 0xdead;  ///< a vCPU took an exception: see its report
 
 inline constexpr std::uint64_t kMagic = 0x53534e5449574f43;  ///< "COWITNSS"
-inline constexpr std::uint32_t kVersion = 4;
+inline constexpr std::uint32_t kVersion = 5;
 
 /// The first bytes of the payload. On x86-64 more follows (x86/.../witness_machine.h).
 struct ImageHeader {
@@ -78,7 +78,8 @@ struct Control {
     std::uint64_t tsc_adjust_request;    ///< live: raised to have TSC_ADJUST read at the next tick
     std::uint32_t cross_pages_a_loop;    ///< other vCPUs' clock pages to read in each loop (x86-64)
     std::uint32_t pad;
-    std::uint8_t reserved0[56];
+    std::uint64_t generation;  ///< live: another after each restore from a snapshot; 0: none yet
+    std::uint8_t reserved0[48];
     std::uint64_t counter_last;  ///< the highest counter value that any vCPU has read
     std::uint8_t reserved1[56];
     std::uint64_t clock_last;  ///< the highest value of the second clock that any vCPU has read
@@ -88,7 +89,7 @@ struct Control {
 static_assert(offsetof(Control, flags) == 16 && offsetof(Control, timer_period) == 24 &&
               offsetof(Control, epoch) == 32 && offsetof(Control, dirty_pages_a_second) == 40 &&
               offsetof(Control, tsc_adjust_request) == 48 &&
-              offsetof(Control, cross_pages_a_loop) == 56 &&
+              offsetof(Control, cross_pages_a_loop) == 56 && offsetof(Control, generation) == 64 &&
               offsetof(Control, counter_last) == 120 && offsetof(Control, clock_last) == 184 &&
               offsetof(Control, notice) == 248 && sizeof(Control) == 400);
 
@@ -158,13 +159,14 @@ struct Report {
     std::uint64_t workload_gpa;    ///< set by the host
     std::uint64_t workload_pages;  ///< set by the host
     std::uint64_t pages_written;   ///< page writes finished, in order round the slice
+    std::uint64_t generation;      ///< as this vCPU found it when it last saw a new epoch
     EpochRecord epochs[kEpochSlots];  ///< slot = epoch % kEpochSlots
 };
 static_assert(offsetof(Report, loops) == 16 && offsetof(Report, last) == 24 &&
               offsetof(Report, counter_back_own) == 48 && offsetof(Report, cross_skew) == 240 &&
               offsetof(Report, cross_skew_vcpu) == 272 && offsetof(Report, ticks) == 304 &&
-              offsetof(Report, pages_written) == 384 && offsetof(Report, epochs) == 392);
-static_assert(sizeof(Report) == 392 + 112 * kEpochSlots && sizeof(Report) <= kReportStride);
+              offsetof(Report, pages_written) == 384 && offsetof(Report, epochs) == 400);
+static_assert(sizeof(Report) == 400 + 112 * kEpochSlots && sizeof(Report) <= kReportStride);
 
 inline constexpr std::uint32_t kWordsAPage = 8;  ///< words of a page that the workload writes
 inline constexpr std::uint64_t kWordStride = 4096 / kWordsAPage;

@@ -123,9 +123,11 @@ Result<ExitCode> run(const Options& options) {
              vmm::text_of(generation.id));
     const auto arrival = describe_arrival(vm, {});
     if (!arrival) return tl::unexpected(arrival.error());
-    auto code = print_arrival(
-        *arrival, options.json,
-        {{"snapshot", snapshot_json(*restored)}, {"generation", vmm::text_of(generation.id)}});
+    auto code = print_arrival(*arrival, options.json,
+                              {{"snapshot", snapshot_json(*restored)},
+                               {"generation", vmm::text_of(generation.id)},
+                               {"generation_counter", generation.counter()},
+                               {"generation_told", vm.generation_told()}});
     if (!code) return code;
     RunOptions run_options;
     run_options.control = *control ? &**control : nullptr;

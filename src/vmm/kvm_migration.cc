@@ -7,6 +7,7 @@
 #include "continuo/kvm/counter.h"
 #include "continuo/kvm/settle.h"
 #include "continuo/state/codec.h"
+#include "continuo/vmm/generation_device.h"
 #include "continuo/vmm/notice_device.h"
 
 namespace continuo::vmm {
@@ -208,14 +209,24 @@ Result<bool> KvmDestinationVm::tell(const state::Notice& notice, std::uint64_t b
 void KvmDestinationVm::announce() {
     NoticeDevice* device = machine_->board().notice();
     if (device != nullptr && plan_->notice) device->announce();
+    GenerationDevice* generation = machine_->board().generation();
+    if (generation != nullptr && options_.generation) generation->announce();
+}
+
+Status KvmDestinationVm::tell_generation() {
+    if (!options_.generation) return {};
+    if (GenerationDevice* device = machine_->board().generation()) {
+        device->set(*options_.generation);
+        generation_told_ = true;
+    }
+    if (!holds_witness(machine_->memory())) return {};
+    generation_told_ = true;
+    return set_generation(*machine_, options_.generation->counter());
 }
 
 Status KvmDestinationVm::run() {
+    if (auto told = tell_generation(); !told) return told;
     if (holds_witness(machine_->memory())) {
-        if (options_.generation) {
-            auto told = set_generation(*machine_, options_.generation->counter());
-            if (!told) return told;
-        }
         const auto epoch = raise_epoch(*machine_);
         if (!epoch) return tl::unexpected(epoch.error());
         epoch_ = *epoch;

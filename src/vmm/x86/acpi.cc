@@ -95,6 +95,8 @@ constexpr std::size_t kHeaderBytes = 36;
 
 constexpr char kNoticePath[] = "\\_SB_.CTNO";
 constexpr char kVmclockPath[] = "\\_SB_.VCLK";
+constexpr char kGenerationPath[] = "\\_SB_.VGEN";
+constexpr std::uint8_t kGenerationNotify = 0x80;
 constexpr std::uint32_t kPage = kvm::kPageSize;
 
 /// Its _UID is the page's address: Linux shows that of any device to any program, and _CRS to none.
@@ -116,6 +118,14 @@ Aml vmclock_device(std::uint32_t page) {
                                  named("_CRS", resources({memory_resource(page, kPage)}))}));
 }
 
+/// As "Virtual Machine Generation ID" (Microsoft, 2012) has it: ADDR is the address in two halves.
+Aml generation_device(std::uint32_t page) {
+    return device("VGEN",
+                  terms({named("_HID", text("CTNO0002")), named("_CID", text("VM_Gen_Counter")),
+                         named("_DDN", text("VM_Gen_Counter")),
+                         named("ADDR", package({integer(page), integer(0)}))}));
+}
+
 /// Turns the interrupt into what it was for.
 Aml event_device(const TimeDevices& devices) {
     Aml told = load_local0("PEND");
@@ -125,16 +135,20 @@ Aml event_device(const TimeDevices& devices) {
     if (devices.vmclock_page)
         told =
             terms({told, if_local0(kEventVmclock, notify(kVmclockPath, abi::kVmclockAcpiNotify))});
+    if (devices.generation_page)
+        told =
+            terms({told, if_local0(kEventGeneration, notify(kGenerationPath, kGenerationNotify))});
     return device("GED_", terms({named("_HID", text("ACPI0013")),
                                  named("_CRS", resources({interrupt_resource(kEventIrq)})),
                                  port_byte("EVRG", "PEND", kEventPort), method("_EVT", 1, told)}));
 }
 
 Aml time_devices(const TimeDevices& devices) {
-    if (!devices.notice_page && !devices.vmclock_page) return {};
+    if (!devices.notice_page && !devices.vmclock_page && !devices.generation_page) return {};
     Aml all;
     if (devices.notice_page) all = terms({all, notice_device(*devices.notice_page)});
     if (devices.vmclock_page) all = terms({all, vmclock_device(*devices.vmclock_page)});
+    if (devices.generation_page) all = terms({all, generation_device(*devices.generation_page)});
     return scope("\\_SB_", terms({all, event_device(devices)}));
 }
 

@@ -34,6 +34,7 @@ inline constexpr std::uint32_t kEventIrq = 16;
 inline constexpr std::uint16_t kEventPort = 0x608;  ///< 8 bits
 inline constexpr std::uint8_t kEventNotice = 1u << 0;
 inline constexpr std::uint8_t kEventVmclock = 1u << 1;
+inline constexpr std::uint8_t kEventGeneration = 1u << 2;
 
 /// The serial line that becomes readable with each notice: COM2, for guests whose kernel has no
 /// driver that would hear a Notify.
@@ -44,6 +45,7 @@ inline constexpr std::uint32_t kWakeIrq = 3;
 struct TimeDevices {
     std::optional<std::uint32_t> notice_page;
     std::optional<std::uint32_t> vmclock_page;
+    std::optional<std::uint32_t> generation_page{};
 };
 
 /// The tables for that many vCPUs (1 to 64; APIC ids 0 and up), to be written at kTables.

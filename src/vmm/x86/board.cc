@@ -113,6 +113,10 @@ NoticeDevice* Board::notice() {
     return devices_->notice();
 }
 
+GenerationDevice* Board::generation() {
+    return devices_->generation();
+}
+
 void Board::on_running(bool runs) {
     if (NoticeDevice* device = notice()) device->on_running(runs);
 }

@@ -20,6 +20,7 @@ inline constexpr std::uint32_t kCommandLineBytes = 0x10000;
 inline constexpr std::uint64_t kLowMemoryEnd = 0x9fc00;
 inline constexpr std::uint32_t kNoticePage = 0xd0000;
 inline constexpr std::uint32_t kVmclockPage = 0xd1000;
+inline constexpr std::uint32_t kGenerationPage = 0xd2000;
 inline constexpr std::uint64_t kHighMemory = 0x100000;
 
 }  // namespace continuo::vmm::boot

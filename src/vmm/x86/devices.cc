@@ -75,6 +75,20 @@ state::Status Devices::load_notice(const GuestPages& pages, const NoticeState& s
     return {};
 }
 
+state::Status Devices::add_generation(const GuestPages& pages, std::uint64_t page) {
+    return GenerationDevice::create(
+               {pages.memory, pages.mark_dirty, [this] { raise_event(acpi::kEventGeneration); }},
+               page)
+        .map([this](auto&& device) { generation_ = std::move(device); });
+}
+
+state::Status Devices::load_generation(const GuestPages& pages, std::uint64_t page) {
+    return GenerationDevice::restore(
+               {pages.memory, pages.mark_dirty, [this] { raise_event(acpi::kEventGeneration); }},
+               page)
+        .map([this](auto&& device) { generation_ = std::move(device); });
+}
+
 void Devices::announce_notice() {
     raise_event(acpi::kEventNotice);
     // Where nobody has read the last line, it wakes its reader still.
@@ -129,7 +143,7 @@ void Devices::read_port(std::uint16_t port, std::span<std::byte> into) {
     if (SerialPort* serial = serial_at(port, offset); serial && into.size() == 1)
         return put_value(into, serial->read(offset));
     const bool notice = notice_ != nullptr;
-    if (notice && port == acpi::kEventPort) return put_value(into, take_events());
+    if ((notice || generation_) && port == acpi::kEventPort) return put_value(into, take_events());
     if (notice && port == kPortNoticePage) return put_value(into, read_notice_page(false));
     if (notice && port == kPortNoticePage + 4) return put_value(into, read_notice_page(true));
     if (port == kPm1Status) {

@@ -16,6 +16,7 @@
 #include <span>
 
 #include "continuo/vmm/console.h"
+#include "continuo/vmm/generation_device.h"
 #include "continuo/vmm/guest_request.h"
 #include "continuo/vmm/notice_device.h"
 #include "serial.h"
@@ -49,6 +50,10 @@ class Devices {
                              std::uint64_t release_after_ns);
     state::Status load_notice(const GuestPages& pages, const NoticeState& state,
                               const SerialState& wake);
+    /// The same of a VM generation ID.
+    state::Status add_generation(const GuestPages& pages, std::uint64_t page);
+    state::Status load_generation(const GuestPages& pages, std::uint64_t page);
+    GenerationDevice* generation() { return generation_.get(); }
     /// Null where the VM has none; so is the line.
     NoticeDevice* notice() { return notice_.get(); }
     const SerialPort& wake() const { return wake_; }
@@ -86,6 +91,7 @@ class Devices {
     Console nobody_;  ///< what a guest prints on the line that wakes it
     SerialPort wake_;
     std::unique_ptr<NoticeDevice> notice_;
+    std::unique_ptr<GenerationDevice> generation_;
     std::atomic<std::uint32_t> notice_page_low_{0};  ///< written, and waits for its high half
     mutable std::mutex events_mutex_;
     std::uint8_t events_ = 0;

@@ -116,5 +116,30 @@ TEST_F(TimeDevicePorts, WhatIsPendingGoesAlong) {
     EXPECT_EQ(there.notice()->page(), 0xd0000u);
 }
 
+TEST_F(TimeDevicePorts, AGenerationIsInMemoryBeforeItsInterruptAsks) {
+    const auto found = [this] { return memory_.read_object<Generation>(0xd2000)->id; };
+    ASSERT_TRUE(devices_.add_generation(pages(), 0xd2000));
+    const auto first = found();
+    EXPECT_NE(first, Generation{}.id) << "a guest that starts has one";
+    EXPECT_FALSE(lines_[acpi::kEventIrq]);
+    const Generation second = new_generation();
+    devices_.generation()->set(second);
+    devices_.generation()->announce();
+    EXPECT_EQ(found(), second.id);
+    EXPECT_TRUE(lines_[acpi::kEventIrq]);
+    EXPECT_EQ(in<std::uint8_t>(acpi::kEventPort), acpi::kEventGeneration);
+    EXPECT_FALSE(lines_[acpi::kEventIrq]);
+
+    Devices there{console_, [](std::uint32_t, bool) {}};
+    ASSERT_TRUE(there.load_generation(pages(), devices_.generation()->page()));
+    EXPECT_EQ(found(), second.id) << "a move is the same life";
+    for (const std::uint64_t page :
+         {std::uint64_t{0xd2008}, std::uint64_t{2} << 20, ~std::uint64_t{0xfff}}) {
+        EXPECT_EQ(there.load_generation(pages(), page).error().code, state::ErrorCode::kMalformed);
+        EXPECT_EQ(there.add_generation(pages(), page).error().code,
+                  state::ErrorCode::kInvalidArgument);
+    }
+}
+
 }  // namespace
 }  // namespace continuo::vmm

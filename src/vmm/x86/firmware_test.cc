@@ -121,6 +121,18 @@ TEST(Acpi, TimeDevicesAreDescribedAndNotified) {
     EXPECT_FALSE(holds(notice, "VMCLOCK"));
     const std::string both = code_of({.notice_page = 0xd0000, .vmclock_page = 0xd1000});
     EXPECT_TRUE(holds(both, "\xa0\x14\x7b\x60\x0a\x02\x00\x86\x5c\x2f\x02_SB_VCLK\x0a\x80"s));
+    EXPECT_FALSE(holds(both, "VM_Gen_Counter"));
+    const std::string generation =
+        code_of({.notice_page = {}, .vmclock_page = {}, .generation_page = 0xd2000});
+    EXPECT_TRUE(holds(generation,
+                      "\x08_CID\x0d"
+                      "VM_Gen_Counter\0"s));
+    EXPECT_TRUE(holds(generation,
+                      "\x08"
+                      "ADDR\x12\x08\x02\x0c\x00\x20\x0d\x00\x00"s))
+        << "its two halves";
+    EXPECT_TRUE(holds(generation, "\x7b\x60\x0a\x04\x00\x86\x5c\x2f\x02_SB_VGEN\x0a\x80"s));
+    EXPECT_FALSE(holds(generation, "CTNO0001"));
     EXPECT_EQ(code_of({}).size(), 36u + 12) << "nothing but the way to switch off";
 }
 

@@ -321,14 +321,17 @@ Result<Handover> make_handover(const GuestKernel& kernel, const KernelImage& ima
 acpi::TimeDevices time_devices(const GuestKernel& kernel) {
     acpi::TimeDevices devices;
     if (kernel.notice) devices.notice_page = boot::kNoticePage;
+    devices.generation_page = boot::kGenerationPage;
     return devices;
 }
 
 Status add_time_devices(VirtualMachine& machine, const GuestKernel& kernel) {
     const GuestPages pages{machine.memory(),
                            [&machine](std::uint64_t gpa) { machine.mark_dirty(gpa); }};
+    Devices& devices = machine.board().devices();
+    if (auto done = devices.add_generation(pages, boot::kGenerationPage); !done) return done;
     if (!kernel.notice) return {};
-    return machine.board().devices().add_notice(pages, boot::kNoticePage, kernel.release_after_ns);
+    return devices.add_notice(pages, boot::kNoticePage, kernel.release_after_ns);
 }
 
 Status fill_memory(VirtualMachine& machine, const GuestKernel& kernel, const KernelImage& image,

@@ -26,6 +26,7 @@ enum Tag : std::uint32_t {
     kTagNotice = 5,
     kTagWake = 6,
     kTagDeviceEvents = 7,
+    kTagGeneration = 9,
     kTagMpState = 16,
     kTagRegs = 17,
     kTagSregs = 18,
@@ -90,6 +91,7 @@ void encode_devices(StateWriter& out, const VmState& state) {
     if (state.pm1_enable != 0) out.item(kTagPm1, kWholeVm, WirePm1{state.pm1_enable, 0});
     if (state.notice) encode_notice(out, *state.notice);
     encode_serial(out, kTagWake, state.wake);
+    if (state.generation_page) out.item(kTagGeneration, kWholeVm, *state.generation_page);
     if (state.events != 0) out.item(kTagDeviceEvents, kWholeVm, WireEvents{state.events, {}});
 }
 
@@ -154,6 +156,9 @@ class Decoder {
             case kTagWake:
                 if (auto once = vm_seen_.mark(item, 7); !once) return once;
                 return decode_serial(item, state_.wake);
+            case kTagGeneration:
+                if (auto once = vm_seen_.mark(item, 10); !once) return once;
+                return copy_item(item, state_.generation_page.emplace());
             case kTagDeviceEvents:
                 if (auto once = vm_seen_.mark(item, 8); !once) return once;
                 return events(item);

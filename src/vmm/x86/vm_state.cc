@@ -212,6 +212,8 @@ void save_time_devices(Devices& devices, VmState& state) {
         state.notice = notice->save();
         state.wake = devices.wake().state();
     }
+    if (const GenerationDevice* generation = devices.generation())
+        state.generation_page = generation->page();
     state.events = devices.events();
 }
 
@@ -221,6 +223,8 @@ Status load_time_devices(VirtualMachine& machine, const VmState& state) {
                            [&machine](std::uint64_t gpa) { machine.mark_dirty(gpa); }};
     if (state.notice)
         if (auto done = devices.load_notice(pages, *state.notice, state.wake); !done) return done;
+    if (state.generation_page)
+        if (auto done = devices.load_generation(pages, *state.generation_page); !done) return done;
     devices.load_events(state.events);
     return {};
 }

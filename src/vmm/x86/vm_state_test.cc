@@ -139,6 +139,18 @@ TEST(VmStateCodec, TimeDevicesAreNotBelieved) {
     EXPECT_EQ(decode_state(encode_state(line_alone)).error().code, state::ErrorCode::kMalformed);
 }
 
+TEST(VmStateCodec, AGenerationPageComesBack) {
+    VmState state = sample(1);
+    const std::size_t without = encode_state(state).size();
+    state.generation_page = 0xd2000;
+    const auto bytes = encode_state(state);
+    EXPECT_EQ(bytes.size(), without + sizeof(ItemHeader) + 8);
+    const auto back = decode_state(bytes);
+    ASSERT_TRUE(back) << back.error().message();
+    EXPECT_EQ(back->generation_page, 0xd2000u);
+    EXPECT_FALSE(decode_state(encode_state(sample(1)))->generation_page);
+}
+
 TEST(VmStateCodec, DevicesComeBackAndThoseAtResetTakeNoBytes) {
     const VmState state = with_devices();
     const auto back = decode_state(encode_state(state));

@@ -100,6 +100,8 @@ class KvmDestinationVm final : public DestinationVm {
     const std::optional<state::Certificate>& certificate() const { return certificate_; }
     /// The witness's epoch of this entry; none where the guest is no witness.
     std::optional<std::uint64_t> epoch() const { return epoch_; }
+    /// Whether the guest has a place where it finds ArrivalOptions::generation; after run().
+    bool generation_told() const { return generation_told_; }
     /// How often the clocks had to be set before the instant was met.
     std::uint32_t attempts() const { return attempts_; }
 
@@ -117,7 +119,9 @@ class KvmDestinationVm final : public DestinationVm {
     Status set_clocks(HostCount resume_at);
     /// Puts the notice where the guest finds it; false where there is no such place.
     Result<bool> tell(const state::Notice& notice, std::uint64_t bound_ns);
-    /// Its interrupt.
+    /// Has the guest find its generation, where there is a place for it.
+    Status tell_generation();
+    /// The interrupts of what was told.
     void announce();
     Status run_by_value();
 
@@ -134,6 +138,7 @@ class KvmDestinationVm final : public DestinationVm {
     std::optional<state::Certificate> certificate_;
     std::optional<std::uint64_t> epoch_;
     std::uint32_t attempts_ = 0;
+    bool generation_told_ = false;
 };
 
 /// A plan's refusals as one kRefused error: the first in words, the others counted.

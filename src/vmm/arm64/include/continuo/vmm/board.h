@@ -20,6 +20,7 @@
 
 namespace continuo::vmm {
 
+class GenerationDevice;
 class NoticeDevice;
 class SerialPort;
 namespace arm64 {
@@ -65,6 +66,8 @@ class Board {
 
     /// The device that tells the guest of gaps: there is none.
     NoticeDevice* notice() { return nullptr; }
+    /// The one that tells it which life of a snapshot it is: there is none.
+    GenerationDevice* generation() { return nullptr; }
     void on_running(bool /*runs*/) {}
 
   private:

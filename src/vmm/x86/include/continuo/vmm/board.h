@@ -21,6 +21,7 @@
 namespace continuo::vmm {
 
 class Devices;
+class GenerationDevice;
 class NoticeDevice;
 
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
@@ -64,6 +65,8 @@ class Board {
 
     /// The device that tells the guest of gaps; null where the VM has none.
     NoticeDevice* notice();
+    /// The one that tells it which life of a snapshot it is; null where the VM has none.
+    GenerationDevice* generation();
     /// Before the vCPUs run, and after.
     void on_running(bool runs);
 

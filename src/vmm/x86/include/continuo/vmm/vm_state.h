@@ -44,11 +44,12 @@ struct VcpuState {
 struct VmState {
     std::array<kvm_irqchip, 3> irqchips{};  ///< by chip id: PIC master, PIC slave, IOAPIC
     kvm_pit_state2 pit{};
-    SerialState serial;                 ///< COM1
-    std::uint16_t pm1_enable = 0;       ///< ACPI's PM1 enable register
-    std::optional<NoticeState> notice;  ///< none: the VM has no such device
-    SerialState wake;                   ///< COM2, of the notice device
-    std::uint8_t events = 0;            ///< of the devices' interrupt, not asked for yet
+    SerialState serial;                            ///< COM1
+    std::uint16_t pm1_enable = 0;                  ///< ACPI's PM1 enable register
+    std::optional<NoticeState> notice;             ///< none: the VM has no such device
+    SerialState wake;                              ///< COM2, of the notice device
+    std::optional<std::uint64_t> generation_page;  ///< GPA; none: the VM has no generation ID
+    std::uint8_t events = 0;                       ///< of the devices' interrupt, not asked for yet
     std::vector<VcpuState> vcpus;
 };
 

@@ -183,6 +183,12 @@ TEST_F(SnapshotOnKvm, WhatThisHostCannotBeIsNamed) {
     ASSERT_FALSE(other);
     EXPECT_EQ(other.error().code, ErrorCode::kUnsupported);
     EXPECT_NE(other.error().what.find(kX86 ? "arm64" : "x86-64"), std::string::npos);
+    if (kX86) {
+        const auto better = restore(with_shape(file, promise_all_features), Policy::kAdvance);
+        ASSERT_FALSE(better);
+        EXPECT_EQ(better.error().code, ErrorCode::kUnsupported);
+        EXPECT_EQ(better.error().where, "CPUID 0x1.0 ECX");
+    }
     const auto cut =
         restore(with_shape(file, [](Bytes& shape) { shape.pop_back(); }), Policy::kAdvance);
     ASSERT_FALSE(cut);

@@ -144,7 +144,7 @@ TEST(VmStateCodec, AGenerationPageComesBack) {
     const std::size_t without = encode_state(state).size();
     state.generation_page = 0xd2000;
     const auto bytes = encode_state(state);
-    EXPECT_EQ(bytes.size(), without + sizeof(ItemHeader) + 8);
+    EXPECT_EQ(bytes.size(), without + 16 + 8);
     const auto back = decode_state(bytes);
     ASSERT_TRUE(back) << back.error().message();
     EXPECT_EQ(back->generation_page, 0xd2000u);

@@ -3,7 +3,7 @@
 
         .section .header, "a"
         .quad   0x53534e5449574f43      // kMagic
-        .long   4                       // kVersion
+        .long   5                       // kVersion
         .long   0
         .quad   witness_entry
 

@@ -195,8 +195,8 @@ TEST(VmStateCodec, RefusesWhatItDoesNotKnow) {
     expect_refused(bytes, 12, 64, state::ErrorCode::kTruncated);
     expect_refused(bytes, 12, 65, state::ErrorCode::kMalformed);
     expect_refused(bytes, 12, 0xffffffff, state::ErrorCode::kMalformed);
-    expect_refused(bytes, 16, 9, state::ErrorCode::kVersion);             // unknown mandatory tag
-    expect_refused(bytes, 16, 0x80000009, state::ErrorCode::kMalformed);  // skipped, then missing
+    expect_refused(bytes, 16, 15, state::ErrorCode::kVersion);            // unknown mandatory tag
+    expect_refused(bytes, 16, 0x8000000f, state::ErrorCode::kMalformed);  // skipped, then missing
     expect_refused(bytes, 24, 0xffffffff, state::ErrorCode::kTruncated);
     expect_refused(bytes, 28, 1, state::ErrorCode::kMalformed);
 }

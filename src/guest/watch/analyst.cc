@@ -17,6 +17,7 @@ struct Analyst::Work {
 
     void take(const Pass& pass);
     void join_stop(const Pass& pass, Breaks& breaks) const;
+    void leave_own_hole(const Pass& pass, Breaks& breaks);
     bool is_long(const Pass& pass) const;
     std::vector<Boundary*> boundaries_of(std::uint32_t cpu);
     bool amend(const Pass& pass, const Breaks& breaks);
@@ -51,6 +52,7 @@ void Analyst::Work::take(const Pass& pass) {
     if (follower.last()) {
         Breaks breaks = follower.breaks_at(pass);
         join_stop(pass, breaks);
+        leave_own_hole(pass, breaks);
         if (!breaks.reasons.empty() && !amend(pass, breaks)) begin_event(pass, breaks);
     }
     follower.follow(pass);
@@ -90,24 +92,39 @@ void Analyst::Work::join_stop(const Pass& pass, Breaks& breaks) const {
         if (!pending.reasons.has(Reason::kStop) || pending.has(pass.cpu) ||
             !pending.overlaps(last, pass.begin))
             continue;
-        breaks.plain_hole = breaks.reasons.empty();
+        breaks.plain_hole = !breaks.closes_lines() || breaks.reasons.empty();
         breaks.offsets_only = false;
         breaks.reasons.add(Reason::kStop);
     }
 }
 
+/// A hole of this CPU alone is no stop: another CPU ran just now, and no stop is open that both
+/// were in.
+void Analyst::Work::leave_own_hole(const Pass& pass, Breaks& breaks) {
+    if (!breaks.reasons.has(Reason::kStop) || joinable(pass, breaks) != nullptr) return;
+    const Instant now = pass.of(Clock::kMonotonicRaw).at;
+    bool others_ran = false;
+    for (const CpuFollower& other : followers)
+        others_ran = others_ran || (other.last() && other.last()->cpu != pass.cpu &&
+                                    (now - other.last()->of(Clock::kMonotonicRaw).at).raw() <
+                                        settings.hole.raw() / 2);
+    if (!others_ran) return;
+    statistics.hole(pass.cpu);
+    breaks.reasons.remove(Reason::kStop);
+    breaks.offsets_only = breaks.plain_hole && !breaks.reasons.empty();
+    breaks.plain_hole = false;
+}
+
 /// Whether the page has only now told of what this CPU saw as a hole.
 bool Analyst::Work::amend(const Pass& pass, const Breaks& breaks) {
-    const bool page_only = !breaks.offsets_only && !breaks.monotonic && !breaks.raw &&
-                           !breaks.reasons.has(Reason::kStop) &&
-                           !breaks.reasons.has(Reason::kBackward);
-    if (!page_only) return false;
+    if (!breaks.by_page()) return false;
     for (Pending& pending : open)
         for (Boundary& boundary : pending.boundaries)
             if (boundary.next.cpu == pass.cpu && boundary.awaits_page()) {
+                const bool was_plain = boundary.breaks.plain_hole;
                 boundary.amend(pass, breaks);
                 pending.reasons.add(breaks.reasons);
-                followers[pass.cpu].close(breaks);
+                if (was_plain) followers[pass.cpu].close(breaks);
                 return true;
             }
     return false;
@@ -116,7 +133,10 @@ bool Analyst::Work::amend(const Pass& pass, const Breaks& breaks) {
 Pending* Analyst::Work::joinable(const Pass& pass, const Breaks& breaks) {
     const Count last = followers[pass.cpu].last()->woke;
     for (Pending& pending : open) {
-        if (pending.has(pass.cpu) || pending.offsets_only() != breaks.offsets_only) continue;
+        if (pending.has(pass.cpu)) continue;
+        // A step of an offset and a move are two events; so that a stop and a move are one, a hole
+        // goes with either.
+        if (pending.offsets_only() ? breaks.closes_lines() : breaks.offsets_only) continue;
         const bool both_back =
             pending.reasons.has(Reason::kBackward) && breaks.reasons.has(Reason::kBackward);
         const Nanos apart = statistics.since_start(pass) - pending.at;
@@ -139,16 +159,18 @@ void Analyst::Work::begin_event(const Pass& pass, const Breaks& breaks) {
         pending->from = last;
         pending->to = pass.begin;
         pending->at = statistics.since_start(pass);
-        if (last_stop && breaks.offsets_only) pending->since_stop = pending->at - *last_stop;
+        const bool step = breaks.reasons.has(Reason::kStep) && !breaks.closes_lines();
+        if (last_stop && step) pending->since_stop = pending->at - *last_stop;
     }
     pending->narrow(last, pass.begin);
     pending->reasons.add(breaks.reasons);
     pending->boundaries.push_back(
         {*follower.last(), pass, breaks, follower.before(breaks), Aftermath{settings.window}});
     follower.close(breaks);
-    const bool told =
-        pending->reasons.has(Reason::kDisruption) || pending->reasons.has(Reason::kReference);
-    if (told || pending->stopped(active_cpus(), settings.hole)) last_stop = pending->at;
+    const bool repair = pending->since_stop.has_value();
+    const bool moved = breaks.closes_lines() && !breaks.reasons.has(Reason::kStep);
+    if (!repair && (moved || pending->stopped(active_cpus(), settings.hole)))
+        last_stop = pending->at;
 }
 
 void Analyst::Work::settle(Nanos now) {
@@ -166,11 +188,10 @@ void Analyst::Work::finish(Pending& pending) {
     if (!pending.stopped(active_cpus(), settings.hole)) {
         pending.reasons.remove(Reason::kStop);
         for (const Boundary& b : pending.boundaries)
-            if (b.breaks.hole >= settings.hole) statistics.hole(b.next.cpu, b.breaks.hole);
+            if (b.breaks.hole >= settings.hole) statistics.hole(b.next.cpu);
         if (pending.reasons.empty()) return;
     }
     Event event = measured(pending);
-    if (event.blackout) statistics.stopped(*event.blackout);
     statistics.event(std::move(event));
 }
 

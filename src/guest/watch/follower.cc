@@ -31,10 +31,10 @@ Breaks CpuFollower::breaks_at(const Pass& pass) const {
     look_at_order(pass, breaks);
     look_at_lines(pass, breaks);
     look_at_pages(pass, breaks);
-    const bool whole = !breaks.reasons.empty();
-    look_at_offsets(pass, breaks);
-    breaks.offsets_only = !whole && !breaks.reasons.empty();
+    const bool more = !breaks.reasons.empty();
     breaks.plain_hole = breaks.reasons.only(Reason::kStop) && has_page(pass) && has_page(*last_);
+    look_at_offsets(pass, breaks);
+    breaks.offsets_only = !more && !breaks.reasons.empty();
     return breaks;
 }
 
@@ -104,7 +104,8 @@ void CpuFollower::close(const Breaks& breaks) {
     if (breaks.closes_lines()) {
         monotonic_.close(breaks.monotonic);
         raw_.close(breaks.raw);
-        phc_.close(breaks.phc);
+        // The host's clock leaves its line wherever the counter stood still.
+        phc_.close(true);
         skew_.reset();
     }
     for (const Clock clock : kOffsetClocks) {

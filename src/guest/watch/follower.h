@@ -21,6 +21,11 @@ struct Breaks {
     bool plain_hole = false;
     /// Every line starts anew.
     bool closes_lines() const { return !offsets_only && !plain_hole; }
+    /// A page has told of it, and nothing else has broken.
+    bool by_page() const {
+        return closes_lines() && !monotonic && !raw && !reasons.has(Reason::kStop) &&
+               !reasons.has(Reason::kBackward);
+    }
     /// The lines themselves were left, so that they say nothing any more.
     bool monotonic = false, raw = false, phc = false;
     /// Clocks whose offset from MONOTONIC changed.

@@ -20,9 +20,12 @@ struct Boundary {
     /// The aftermath, once the event is measured.
     Side after{};
 
-    /// A CPU may run before its host has written the page that all CPUs read: the page's change is
-    /// then seen a pass or two after the hole.
-    bool awaits_page() const { return breaks.plain_hole && passes_since <= 2; }
+    /// What a page tells later is of this event: where a page told of it already, because a host
+    /// writes it again as its vCPUs come; where it was a hole, because a CPU may run before its
+    /// host has written the page that all CPUs read, by a pass or two.
+    bool awaits_page() const {
+        return breaks.plain_hole ? passes_since <= 2 : breaks.closes_lines();
+    }
     void amend(const Pass& pass, const Breaks& now);
 };
 

@@ -76,6 +76,8 @@ void Statistics::count_jumps(const Pass& pass, const Pass& last) {
         back.second_before = pass.clocks[i].before;
         note(back, false);
     }
+    hole_in_bin_ = std::max(
+        hole_in_bin_, (pass.of(Clock::kMonotonicRaw).at - last.of(Clock::kMonotonicRaw).at).raw());
     cpu.longest_hole = std::max(
         cpu.longest_hole, pass.of(Clock::kMonotonicRaw).at - last.of(Clock::kMonotonicRaw).at);
     if (pass.begin - last.end >= Ticks{}) return;
@@ -132,13 +134,8 @@ void Statistics::follow_ntp(const Pass& pass) {
     listener_.ntp(change);
 }
 
-void Statistics::hole(std::uint32_t cpu, Nanos length) {
+void Statistics::hole(std::uint32_t cpu) {
     ++report_.cpus[cpu].holes;
-    hole_in_bin_ = std::max(hole_in_bin_, length.raw());
-}
-
-void Statistics::stopped(Nanos length) {
-    hole_in_bin_ = std::max(hole_in_bin_, length.raw());
 }
 
 void Statistics::draw(const Pass& pass) {
@@ -152,20 +149,27 @@ void Statistics::draw(const Pass& pass) {
     TimelineBin& bin = report_.timeline.back();
     bin.at_ns = now;
     const Bracket& raw = pass.of(Clock::kMonotonicRaw);
-    const auto put = [&](Track track, std::uint64_t value) {
+    // The readings of a pass follow each other; what went by between them is taken out.
+    const auto passed_ns = [&](Count from, Count to) {
+        if (!report_.rate) return std::int64_t{0};
+        return time::sat_i64(static_cast<time::i128>((to - from).raw()) * report_.rate->nanos /
+                             report_.rate->ticks);
+    };
+    const auto put = [&](Track track, std::uint64_t value, Count at) {
         const auto i = static_cast<std::size_t>(track);
-        const auto offset = static_cast<std::int64_t>(value - raw.at.raw());
+        const auto offset =
+            static_cast<std::int64_t>(value - raw.at.raw()) - passed_ns(raw.before, at);
         if (!start_[i]) start_[i] = offset;
         bin.offset_ns[i] = time::sat_i64(static_cast<time::i128>(offset) - *start_[i]);
     };
     for (std::size_t i = 0; i < kClocks; ++i)
         if (static_cast<Clock>(i) != Clock::kMonotonicRaw)
-            put(static_cast<Track>(i), pass.clocks[i].at.raw());
-    if (pass.kvmclock) put(Track::kKvmclock, pass.kvmclock->at(raw.before).raw());
+            put(static_cast<Track>(i), pass.clocks[i].at.raw(), pass.clocks[i].before);
+    if (pass.kvmclock) put(Track::kKvmclock, pass.kvmclock->at(raw.before).raw(), raw.before);
     if (pass.vmclock)
         if (const auto tai = vmclock_at(*pass.vmclock, raw.before))
-            put(Track::kVmclock, tai->raw());
-    if (pass.phc) put(Track::kPhc, pass.phc->at.raw());
+            put(Track::kVmclock, tai->raw(), raw.before);
+    if (pass.phc) put(Track::kPhc, pass.phc->at.raw(), pass.phc->before);
     if (report_.timeline.size() <= kBins) return;
     // Twice as wide bins: the second of each two holds what both saw last.
     std::vector<TimelineBin> half;

@@ -17,9 +17,7 @@ class Statistics {
     /// `last`: the pass before on this CPU.
     void count(const Pass& pass, const std::optional<Pass>& last);
     /// One CPU did not run for so long, while others did.
-    void hole(std::uint32_t cpu, Nanos length);
-    /// For the timeline.
-    void stopped(Nanos length);
+    void hole(std::uint32_t cpu);
     void event(Event&& event);
     void exchange(const Exchange& exchange, const std::optional<SkewInterval>& skew);
     void lose(std::uint64_t passes) { report_.lost_passes += passes; }

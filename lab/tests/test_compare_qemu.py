@@ -1,7 +1,9 @@
 """The judge of lab/compare-qemu: it finds the seam that was planted, to the nanosecond. No host is booted."""
 
+import base64
 import contextlib
 import copy
+import gzip
 import io
 import json
 import struct
@@ -28,11 +30,11 @@ def page_bytes(tsc, time, version=2):
     return struct.pack("<IIQQIbBxx", version, 0, tsc % 2**64, time, _MUL, _SHIFT, 1)
 
 
-def timekeeper_bytes(mode=2, with_max_cycles=True, realtime_s=1000):
-    """A vDSO page whose MONOTONIC is the clocksource itself, and REALTIME that and `realtime_s`."""
+def timekeeper_bytes(mode=2, with_max_cycles=True, realtime_ns=1000 * 10**9):
+    """A vDSO page whose MONOTONIC is the clocksource itself, and REALTIME that and `realtime_ns`."""
     shift = 23
     bases = [(0, 0)] * 12
-    bases[REALTIME], bases[MONOTONIC] = (realtime_s, 0), (0, 0)
+    bases[REALTIME], bases[MONOTONIC] = (realtime_ns // 10**9, realtime_ns % 10**9 << shift), (0, 0)
     head = struct.pack("<IiQ", 4, mode, 0) + (struct.pack("<Q", 12345) if with_max_cycles else b"")
     head += struct.pack("<QII", 2**64 - 1, 1 << shift, shift)
     return (head + b"".join(struct.pack("<QQ", *base) for base in bases)).ljust(256, b"\0")
@@ -66,7 +68,7 @@ def made_move(*, tsc_lost=0, kvm_lost=0, skew_ticks=0, vcpus=2, offset=-(10**9),
              "page": [6, published[0] % 2**64, time + late_page_ns, _MUL, _SHIFT, 1]},
         ],
         "realtime_before": [_STOP - 10**6, 250],
-        "realtime_after": [[_RESUME + 4 * _MS, 250 - kvm_lost], [_RESUME + 2000 * _MS, 250 - kvm_lost]],
+        "host_realtime": [[tsc, truth(tsc), 10] for tsc in (_STOP - 10**6, _RESUME + 10**10)],
         "told": told or {},
     }  # fmt: skip
     record["destination"] = {
@@ -75,7 +77,15 @@ def made_move(*, tsc_lost=0, kvm_lost=0, skew_ticks=0, vcpus=2, offset=-(10**9),
     }  # fmt: skip
     record["destination_later"] = copy.deepcopy(record["destination"])
     record["destination_later"]["pages"][0] = page_bytes(published[0], time + late_page_ns, 8).hex()
+    page_there = page_bytes(published[0], time, 8).hex()
+    record["watched"] = [(_STOP - 5000, timekeeper_bytes().hex(), page_there)]  # on its way: not looked at
+    record["watched"] += [(_RESUME + at, timekeeper_bytes().hex(), page_there) for at in (4 * _MS, 2000 * _MS)]
     return json.loads(json.dumps(record))
+
+
+def truth(tsc):
+    """The host's REALTIME, of which the guest is 250 ns ahead before a move."""
+    return 1000 * 10**9 + 4 * 10**9 + (tsc - (_STOP - 1000)) // 2 - 250
 
 
 class Lines(unittest.TestCase):
@@ -185,26 +195,82 @@ class Moves(unittest.TestCase):
 
 
 class Realtime(unittest.TestCase):
-    def of(self, series, lost=100 * _MS):
+    def of(self, looks, lost=100 * _MS):
+        """`looks`: host ticks behind the resume, and how far REALTIME has been set since."""
         record = made_move(tsc_lost=2 * lost, kvm_lost=lost)
-        record["realtime_after"] = [[_RESUME + at, error] for at, error in series]
+        page_there = record["watched"][-1][2]
+        record["watched"] = [
+            (_RESUME + at, timekeeper_bytes(realtime_ns=1000 * 10**9 + step).hex(), page_there) for at, step in looks
+        ]
         return figures_of(record)
 
+    def test_its_error_is_that_of_the_line(self):
+        record = made_move(kvm_lost=777)
+        errors = evaluation.realtime_errors(record, _RESUME)
+        self.assertEqual([(tsc - _RESUME, error) for tsc, error in errors],
+                         [(4 * _MS, 250 - 777), (2000 * _MS, 250 - 777)])  # fmt: skip
+
     def test_it_is_wrong_until_it_is_right_and_stays(self):
-        figures = self.of([(2 * _MS, -100 * _MS), (8 * _MS, 200), (20 * _MS, 300), (90 * _MS, 0)])
+        lost = 100 * _MS
+        figures = self.of([(2 * _MS, 0), (8 * _MS, lost - 200), (20 * _MS, lost + 300), (90 * _MS, lost)])
         self.assertEqual((figures.wrong_for, figures.observed), (4 * _MS, 45 * _MS))
 
     def test_right_for_a_moment_is_not_repaired(self):
-        self.assertIsNone(self.of([(2, -100 * _MS), (8, 0), (20, -3 * _MS)]).wrong_for)
+        self.assertIsNone(self.of([(2, 0), (8, 100 * _MS), (20, 97 * _MS)]).wrong_for)
 
     def test_repaired_before_the_first_look_counts_to_that_look(self):
-        self.assertEqual(self.of([(6 * _MS, 0), (90 * _MS, 0)]).wrong_for, 3 * _MS)
+        self.assertEqual(self.of([(6 * _MS, 100 * _MS), (90 * _MS, 100 * _MS)]).wrong_for, 3 * _MS)
 
     def test_what_it_was_wrong_by_before_the_move_is_not_the_moves(self):
-        self.assertEqual(self.of([(2, 250), (8, 260)], lost=0).wrong_for, 0)
+        self.assertEqual(self.of([(2, 0), (8, 10)], lost=0).wrong_for, 0)
 
     def test_overdone_is_wrong_too(self):
-        self.assertIsNone(self.of([(2, 5 * _MS), (8, 5 * _MS)]).wrong_for)
+        self.assertIsNone(self.of([(2, 5 * _MS), (8, 5 * _MS)], lost=0).wrong_for)
+
+    def test_a_destination_that_nobody_looked_at_is_an_error(self):
+        with self.assertRaises(NotMeasured):
+            self.of([(-5, 0)])
+
+
+class Watched(unittest.TestCase):
+    """What `continuo watch` in the guest says beside what the lines say."""
+
+    def judged(self, figures, events, backward=0):
+        tracks = [{"clock": "CLOCK_MONOTONIC", "backward_within_cpu": backward, "backward_across_cpus": 0},
+                  {"clock": "CLOCK_REALTIME", "backward_within_cpu": 9, "backward_across_cpus": 9}]  # fmt: skip
+        return evaluation.watched_of(figures, {"events": events, "tracks": tracks})
+
+    def event(self, figures, seam, bound, clock="CLOCK_MONOTONIC", shift=0):
+        return {"counter_before": figures.counter[0] - 10 + shift, "counter_after": figures.counter[1] + 10 + shift,
+                "clocks": [{"clock": clock, "seam_ns": seam, "bound_ns": bound}]}  # fmt: skip
+
+    def test_the_guest_agrees_within_its_bound_or_does_not(self):
+        figures = figures_of(made_move(tsc_lost=10_000, kvm_lost=2000))  # 5000 ns and 2000 ns
+        self.assertEqual(figures.seen_seam, 3000)
+        for seam, agree in ((3000, 1), (3000 + 52, 1), (3000 - 52, 1), (3000 + 53, 0), (0, 0)):
+            watched = self.judged([figures], [self.event(figures, seam, 50)])
+            self.assertEqual((watched.agree, watched.disagree), (agree, 1 - agree), seam)
+
+    def test_another_moves_event_and_another_clock_do_not_count(self):
+        figures = figures_of(made_move(tsc_lost=10_000, kvm_lost=2000))
+        events = [self.event(figures, 3000, 50, shift=10**12), self.event(figures, 3000, 50, "CLOCK_BOOTTIME")]
+        watched = self.judged([figures], events)
+        self.assertEqual((watched.agree, watched.unseen, watched.unseen_seam_ns), (0, 1, 3000))
+
+    def test_realtime_may_be_set_back_and_monotonic_may_not(self):
+        self.assertEqual(self.judged([], [], backward=2).backward, 2)
+
+    def test_what_the_guest_sends_is_shortened(self):
+        seam = {"clock": "CLOCK_MONOTONIC", "seam_ns": 1, "bound_ns": 2}
+        event = {"reasons": ["stop"], "counter_before": 1, "counter_after": 2, "blackout_ns": None,
+                 "clocks": [seam], "skew": [], "picture": [0] * 1000}  # fmt: skip
+        track = {"clock": "x", "readings": 3, "backward_within_cpu": 0, "backward_across_cpus": 0, "steps": 1}
+        watched = {"passes": 7, "clocks": [track], "events": [event], "timeline": [1]}
+        packed = base64.b64encode(gzip.compress(json.dumps(watched).encode())).decode()
+        short = inside.shortened(json.loads(inside.unpacked(packed)))
+        self.assertEqual(short["events"][0]["clocks"], [seam])
+        self.assertNotIn("picture", short["events"][0])
+        self.assertEqual(short["passes"], 7)
 
 
 class Summaries(unittest.TestCase):
@@ -230,8 +296,9 @@ class Summaries(unittest.TestCase):
         summary = summary_of(COLUMNS["qemu"], records)
         self.assertEqual(summary.never_right, 2)
         self.assertEqual(page.cell(summary, "realtime_wrong_ns"), "not repaired in 1.00 s")
-        records[0]["realtime_after"].insert(1, [_RESUME + 6 * _MS, 0])
-        records[0]["realtime_after"][-1][1] = 0
+        repaired = timekeeper_bytes(realtime_ns=1000 * 10**9 + 100 * _MS).hex()
+        records[0]["watched"].insert(2, [_RESUME + 6 * _MS, repaired, records[0]["watched"][-1][2]])
+        records[0]["watched"][-1][1] = repaired
         summary = summary_of(COLUMNS["qemu"], records)
         self.assertEqual(page.cell(summary, "realtime_wrong_ns"), "3.00 ms / not repaired in 1.00 s (1)")
 
@@ -375,7 +442,6 @@ class Runs(unittest.TestCase):
             for service in column.services:
                 self.assertIn(service, guest._SERVICES)
                 self.assertIn(service, campaign._SERVICE_FILES)
-        self.assertEqual(evaluation.RIGHT_NS, inside._RIGHT_NS)
 
 
 if __name__ == "__main__":

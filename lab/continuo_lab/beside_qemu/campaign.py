@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[3]
 _FIRMWARE = ("/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/linuxboot_dma.bin",
              "/usr/share/qemu/kvmvapic.bin")  # fmt: skip
 _BOOTS_MAX = 4  # of the host, for one call
-_WORK = "/tmp/beside-qemu"
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Pack:
     def config(self, work: List[Dict]) -> Path:
         path = self._scratch / "config.json"
         path.write_text(json.dumps({
-            "folder": _WORK, "qemu": self._qemu, "continuo": self._request.continuo,
+            "folder": str(self._scratch / "work"), "qemu": self._qemu, "continuo": self._request.continuo,
             "kernel": str(self._kernel.vmlinuz), "initrds": self._initrds,
             "cpus": self._request.cpus, "memory_mib": self._request.memory_mib, "columns": work,
         }))  # fmt: skip
@@ -164,7 +163,7 @@ class Pack:
             key = "+".join(services)
             if key in written:
                 continue
-            files, texts = {"/bin/clock_loop": loop}, {}
+            files, texts = {"/bin/clock_loop": loop, "/bin/continuo": Path(self._request.continuo)}, {}
             for service in services:
                 more_files, more_texts = _SERVICE_FILES[service](self._kernel, self._progress)
                 files.update(more_files)

@@ -7,13 +7,11 @@ mode on the source, the resume the first entry of any on the destination, as the
 traced them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from .columns import ADVANCE, Column
-from .lines import MONOTONIC, Machine, Pvclock, Timekeeper, signed, skew
-
-RIGHT_NS = 10**6  # REALTIME is right no further than this from where it was
+from .lines import MONOTONIC, REALTIME, RIGHT_NS, Machine, Pvclock, Timekeeper, signed, skew
 
 
 class NotMeasured(Exception):
@@ -67,6 +65,12 @@ class Figures:
     wrong_for: Optional[int]  # how long REALTIME was off by more than RIGHT_NS; None: to the end
     observed: int  # from the resume to the end of the observation
     told_gap: Optional[int]  # by Continuo's certificate
+    counter: Tuple[int, int]  # the guest's TSC on vCPU 0 at the stop and at the resume
+
+    @property
+    def seen_seam(self) -> int:
+        """MONOTONIC's, as the guest can see it: against its own counter."""
+        return self.clocks["tsc"].lost - self.clocks["monotonic"].lost
 
 
 def figures_of(record: Dict) -> Figures:
@@ -80,8 +84,11 @@ def figures_of(record: Dict) -> Figures:
     after = Side.of(record["destination"]).until(there, entries).machine
     later = Side.of(record["destination_later"]).machine
     clocks = {name: _worst_vcpu(before, after, stop, resume, name) for name in _CLOCKS}
-    wrong_for, observed = realtime(record, resume, clocks["monotonic"].lost, after.pages[0])
-    end = record["realtime_after"][-1][0]
+    series = realtime_errors(record, resume)
+    wrong_for, observed = realtime(
+        series, record["realtime_before"][1], resume, clocks["monotonic"].lost, after.pages[0]
+    )
+    end = record["watched"][-1][0]
     certificate = record["told"].get("certificate")
     return Figures(
         blackout=after.pages[0].ns_of(resume - stop),
@@ -92,6 +99,7 @@ def figures_of(record: Dict) -> Figures:
         wrong_for=wrong_for,
         observed=observed,
         told_gap=certificate["gap"]["ns"] if certificate else None,
+        counter=(before.tsc(0, stop), after.tsc(0, resume)),
     )
 
 
@@ -104,11 +112,26 @@ def by_vcpu(record: Dict, key: str) -> Dict[int, int]:
     return found
 
 
-def realtime(record: Dict, resume: int, lost: int, page: Pvclock) -> Tuple[Optional[int], int]:
-    """(how long it was wrong, how long it was observed), from the resume on. It is as wrong as the
-    guest's clock has lost, until it is seen where it was before, and stays."""
-    usual = record["realtime_before"][1]
-    series = record["realtime_after"]
+def realtime_errors(record: Dict, resume: int) -> List[Tuple[int, int]]:
+    """(host TSC, guest's REALTIME less the host's), from the resume on."""
+    (first, first_ns, _), (last, last_ns, _) = record["host_realtime"]
+    found = []
+    for tsc, timekeeper, page in record["watched"]:
+        if tsc < resume:
+            continue
+        side = {**record["destination"], "timekeeper": timekeeper, "pages": [page]}
+        truth = first_ns + (tsc - first) * (last_ns - first_ns) // (last - first)
+        found.append((tsc, Side.of(side).machine.clock(REALTIME, tsc) - truth))
+    if not found:
+        raise NotMeasured("nobody looked at the destination's REALTIME")
+    return found
+
+
+def realtime(
+    series: Sequence[Tuple[int, int]], usual: int, resume: int, lost: int, page: Pvclock
+) -> Tuple[Optional[int], int]:
+    """(how long it was wrong, None: to the end; how long it was observed), in ns from the resume to the
+    look that found it where it was before the move, and staying there."""
     observed = page.ns_of(series[-1][0] - resume)
     wrong = [tsc for tsc, error in series if abs(error - usual) > RIGHT_NS]
     if not wrong:
@@ -166,6 +189,46 @@ class Spread:
         return max(self.values, key=abs)
 
 
+@dataclass(frozen=True)
+class Watched:
+    """What `continuo watch` in the guest found, beside what the lines outside say. A move of which the
+    guest can see nothing leaves no event, and should not."""
+
+    events: int
+    agree: int  # moves whose event has MONOTONIC's seam within the event's bound
+    disagree: int
+    bound_ns: int  # the largest of these
+    unseen: int  # moves without an event
+    unseen_seam_ns: int  # the largest seam among them
+    backward: int  # steps back of any clock, on a CPU or across two
+
+
+def watched_of(figures: Sequence[Figures], record: Dict) -> Watched:
+    agree, bounds, unseen = 0, [], []
+    for one in figures:
+        seams = [(seam["seam_ns"], seam["bound_ns"]) for event in record["events"]
+                 if _is_of_move(event, one.counter)
+                 for seam in event["clocks"] if seam["clock"] == "CLOCK_MONOTONIC"]  # fmt: skip
+        if not seams:
+            unseen.append(abs(one.seen_seam))
+            continue
+        bounds.append(min(bound for _, bound in seams))
+        # Our own rounding: of the page, twice.
+        agree += any(abs(seam - one.seen_seam) <= bound + 2 for seam, bound in seams)
+    backward = sum(track["backward_within_cpu"] + track["backward_across_cpus"]
+                   for track in record["tracks"] if track["clock"] not in _MAY_STEP)  # fmt: skip
+    return Watched(len(record["events"]), agree, len(bounds) - agree, max(bounds, default=0), len(unseen),
+                   max(unseen, default=0), backward)  # fmt: skip
+
+
+_MAY_STEP = ("CLOCK_REALTIME", "CLOCK_TAI")
+
+
+def _is_of_move(event: Dict, counter: Tuple[int, int]) -> bool:
+    stop, resume = counter
+    return signed(resume - event["counter_before"]) >= 0 and signed(event["counter_after"] - stop) >= 0
+
+
 @dataclass
 class Summary:
     column: Column
@@ -175,6 +238,7 @@ class Summary:
     never_right: int  # moves after which REALTIME was still wrong when the observation ended
     observed_ns_max: int
     backward: Optional[int]  # steps back that the guest's clock loop saw; None: not asked
+    watched: Optional[Watched]
     seconds: float
 
     def as_json(self) -> Dict:
@@ -183,6 +247,7 @@ class Summary:
             "promise": self.column.promise, "policy": self.column.policy, "moves": self.moves,
             "failed": self.failed, "realtime_not_repaired": self.never_right,
             "observed_ns_max": self.observed_ns_max, "backward_steps": self.backward,
+            "watched": asdict(self.watched) if self.watched else None,
             "seconds": round(self.seconds, 1),
             "figures": {
                 name: {"median": spread.median, "worst": spread.worst, "values": list(spread.values)}
@@ -220,10 +285,12 @@ def summary_of(column: Column, records: Sequence[Dict]) -> Optional[Summary]:
         values = tuple(value for value in (row[name] for row in rows) if value is not None)
         if values:
             spreads[name] = Spread(values)
+    watched = [record for record in own if record["kind"] == "guest_watched"]
     saw = [record["backward"] for record in own if record["kind"] == "guest_saw"]
     return Summary(
         column, len(moves), [record["why"] for record in own if record["kind"] == "failed"], spreads,
         sum(1 for one in figures if one.wrong_for is None),
         max((one.observed for one in figures), default=0), sum(saw) if saw else None,
+        watched_of(figures, watched[-1]) if watched else None,
         sum(record["seconds"] for record in moves),
     )  # fmt: skip

@@ -4,26 +4,31 @@ What it records goes to stdout, one JSON object on a line, as soon as it is know
 instants, of which `evaluation` makes figures. What it does goes to stderr.
 """
 
+import base64
+import contextlib
 import ctypes
 import fcntl
+import gzip
 import json
 import mmap
 import os
+import re
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
 from .columns import COLUMNS, Column
 from .kernel_trace import KernelTrace
-from .lines import REALTIME, Machine
+from .lines import REALTIME, RIGHT_NS, Machine, NotALine, Timekeeper
 from .vms import Layout, MoveFailed, QemuVm, Setting, Vm, vm_of
 
 _FAILURES_MAX = 3  # of one column; then it is left
 _TRACED_S = 0.2  # after the move has been reported
 _POLL_S = 0.005
-_RIGHT_NS = 10**6  # REALTIME is right where it is no further than this from where it was
 _STAYS_RIGHT_S = 0.2
+_KEPT_EVERY_S = 0.2
 _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")  # rdtsc; shl rdx, 32; or rax, rdx; ret
 _KVM_CREATE_VM, _KVM_CREATE_VCPU, _KVM_GET_TSC_KHZ = 0xAE01, 0xAE41, 0xAEA3
 
@@ -37,9 +42,10 @@ def main() -> int:
         config["memory_mib"], folder, tsc_khz(),
     )  # fmt: skip
     tell(kind="host", release=os.uname().release, tsc_khz=setting.tsc_khz, cpus=os.cpu_count())
-    recorder = Recorder(setting, reader_of_tsc())
-    for wanted in config["columns"]:
-        recorder.column(COLUMNS[wanted["name"]], wanted["first"], wanted["moves"])
+    with contextlib.closing(KernelTrace()) as trace:
+        recorder = Recorder(setting, reader_of_tsc(), trace)
+        for wanted in config["columns"]:
+            recorder.column(COLUMNS[wanted["name"]], wanted["first"], wanted["moves"])
     return 0
 
 
@@ -70,10 +76,10 @@ def reader_of_tsc() -> Callable[[], int]:
 
 
 class Recorder:
-    def __init__(self, setting: Setting, read_tsc: Callable[[], int]) -> None:
+    def __init__(self, setting: Setting, read_tsc: Callable[[], int], trace: KernelTrace) -> None:
         self._setting = setting
         self._tsc = read_tsc
-        self._trace = KernelTrace()
+        self._trace = trace
         self._processes = 0
 
     def column(self, column: Column, first: int, moves: int) -> None:
@@ -130,17 +136,18 @@ class Recorder:
         return destination
 
     def _moved(self, column: Column, source: Vm, destination: Vm, layout: Layout) -> Dict:
-        record: Dict = {"source": as_record(source, layout)}
-        before = source.machine(layout)
-        record["realtime_before"] = self._realtime_error(before)
-        with self._trace.of_a_move() as trace:
+        record: Dict = {"source": as_record(source, layout), "host_realtime": [self._bracket()]}
+        record["realtime_before"] = self._realtime_error(source.machine(layout))
+        watcher = Watcher(destination, layout, self._tsc)
+        with self._trace.of_a_move() as trace, watcher:
             record["told"] = source.move_to(destination)
             time.sleep(_TRACED_S)
-        record["destination"] = as_record(destination, layout)
-        record["realtime_after"] = self._observe(
-            destination, layout, record["realtime_before"][1], column.observe_s
-        )
+            trace.stop()
+            record["destination"] = as_record(destination, layout)
+            self._observe(destination, layout, record["realtime_before"][1], column.observe_s)
+        record["host_realtime"].append(self._bracket())
         record["destination_later"] = as_record(destination, layout)
+        record["watched"] = watcher.seen
         exits, entries = trace.last_exits_first_entries(source.pid, destination.pid)
         record["last_exits"], record["first_entries"] = exits, entries
         pids = {source.pid: "source", destination.pid: "destination"}
@@ -151,40 +158,100 @@ class Recorder:
 
     def _realtime_error(self, machine: Machine) -> Tuple[int, int]:
         """(host TSC, guest's REALTIME less the host's there in ns)."""
-        tsc, now, _ = min((self._bracket() for _ in range(5)), key=lambda bracket: bracket[2])
+        tsc, now, _ = self._bracket()
         return tsc, machine.clock(REALTIME, tsc) - now
 
     def _bracket(self) -> Tuple[int, int, int]:
-        before = self._tsc()
-        now = time.clock_gettime_ns(time.CLOCK_REALTIME)
-        after = self._tsc()
-        return (before + after) // 2, now, after - before
+        """(host TSC, host's REALTIME in ns, ticks that lay round it), the narrowest of some."""
+        found = []
+        for _ in range(5):
+            before = self._tsc()
+            now = time.clock_gettime_ns(time.CLOCK_REALTIME)
+            after = self._tsc()
+            found.append(((before + after) // 2, now, after - before))
+        return min(found, key=lambda bracket: bracket[2])
 
-    def _observe(self, vm: Vm, layout: Layout, usual: int, seconds: float) -> List[Tuple[int, int]]:
-        """Changes of REALTIME's error, until it is right and stays so, or the time is over."""
+    def _observe(self, vm: Vm, layout: Layout, usual: int, seconds: float) -> None:
+        """Returns when REALTIME is right and has been for a while, or when the time is over."""
         end = time.monotonic() + seconds
         right_since = None
-        seen: List[Tuple[int, int]] = []
         offsets = tuple(vm.offsets())
-        while True:
-            sample = self._realtime_error(vm.machine(layout, offsets))
-            if not seen or abs(sample[1] - seen[-1][1]) > _RIGHT_NS // 20:
-                seen.append(sample)
+        while time.monotonic() < end:
+            _, error = self._realtime_error(vm.machine(layout, offsets))
             now = time.monotonic()
-            if abs(sample[1] - usual) > _RIGHT_NS:
+            if abs(error - usual) > RIGHT_NS:
                 right_since = None
             elif right_since is None:
                 right_since = now
-            if now > end or (right_since is not None and now - right_since > _STAYS_RIGHT_S):
-                return [*seen, sample]
+            if right_since is not None and now - right_since > _STAYS_RIGHT_S:
+                return
             vm.check_alive()
-            time.sleep(_POLL_S)
+            time.sleep(10 * _POLL_S)
 
     def _ask(self, column: Column, vm: Vm) -> None:
+        """What the guest itself has seen since it was booted."""
         vm.type("ask")
         said = vm.await_text(r"clocks: loops (\d+) backward (\d+) forward_ns (\d+)")
         tell(kind="guest_saw", column=column.name, loops=int(said[1]), backward=int(said[2]),
              forward_ns=int(said[3]))  # fmt: skip
+        vm.type("watched")
+        vm.await_text(r"guest: watched")
+        packed = re.findall(r"^guest: packed (\S+)", vm.printed.read_text(errors="replace"), re.MULTILINE)
+        if packed:
+            tell(kind="guest_watched", column=column.name, **shortened(json.loads(unpacked("".join(packed)))))
+
+
+class Watcher:
+    """Looks at the destination's clocks from before the move until the end of the observation. It keeps
+    what it saw when somebody had set REALTIME, and five times a second."""
+
+    def __init__(self, vm: Vm, layout: Layout, read_tsc: Callable[[], int]) -> None:
+        self._vm, self._layout, self._tsc = vm, layout, read_tsc
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.seen: List[Tuple[int, str, str]] = []  # host TSC, timekeeper, vCPU 0's page
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        # Its wake-ups are few and short; they are not to wait for the guest's busy vCPUs.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
+        kept_at, ahead = 0.0, 0
+        last = None
+        while not self._over.wait(_POLL_S):
+            try:
+                page, data = self._vm.pages(self._layout)[0], self._vm.timekeeper(self._layout)
+                keeper = Timekeeper.parse(data)
+            except (NotALine, MoveFailed, OSError):
+                continue  # its memory is not there yet
+            last = (self._tsc(), data.hex(), page.hex())
+            now = time.monotonic()
+            if abs(keeper.realtime_ahead() - ahead) > RIGHT_NS // 20 or now - kept_at > _KEPT_EVERY_S:
+                kept_at, ahead = now, keeper.realtime_ahead()
+                self.seen.append(last)
+        if last is not None:
+            self.seen.append(last)
+
+
+def unpacked(text: str) -> bytes:
+    return gzip.decompress(base64.b64decode(text))
+
+
+def shortened(watched: Dict) -> Dict:
+    """Of what `continuo watch --json` has: what is compared, without its pictures."""
+    clocks = ("clock", "readings", "backward_within_cpu", "backward_across_cpus")
+    keys = ("reasons", "counter_before", "counter_after", "blackout_ns", "clocks", "skew")
+    return {
+        "passes": watched["passes"],
+        "tracks": [{key: track[key] for key in clocks} for track in watched["clocks"]],
+        "events": [{key: event[key] for key in keys} for event in watched["events"]],
+    }
 
 
 def as_record(vm: Vm, layout: Layout) -> Dict:

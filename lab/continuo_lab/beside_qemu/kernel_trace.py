@@ -29,6 +29,11 @@ class KernelTrace:
         self._entries = _instance("entries", _ENTRIES_KB, _ENTRY_EVENTS)
         _write(self._clocks / "tracing_on", "1")
 
+    def close(self) -> None:
+        for folder in (self._clocks, self._entries):
+            _write(folder / "tracing_on", "0")
+            folder.rmdir()
+
     @contextlib.contextmanager
     def of_a_move(self) -> Iterator["KernelTrace"]:
         for instance in (self._clocks, self._entries):

@@ -14,6 +14,7 @@ NS_PER_S = 10**9
 
 # Numbers of clock_gettime(2), which the vDSO's data is indexed by.
 REALTIME, MONOTONIC, BOOTTIME, TAI = 0, 1, 7, 11
+RIGHT_NS = 10**6  # REALTIME is right where it is no further than this from where it was
 CLOCKSOURCES = {1: "tsc", 2: "kvm-clock"}  # VDSO_CLOCKMODE_*
 
 
@@ -86,6 +87,11 @@ class Timekeeper:
     @property
     def clocksource(self) -> str:
         return CLOCKSOURCES.get(self.mode, "")
+
+    def realtime_ahead(self) -> int:
+        """Of MONOTONIC, in ns: it changes where somebody sets REALTIME, and not where it is slewed."""
+        (seconds, base), (other_seconds, other_base) = self.bases[REALTIME], self.bases[MONOTONIC]
+        return (seconds - other_seconds) * NS_PER_S + ((base - other_base) >> self.shift)
 
     def at(self, clock: int, cycles: int) -> int:
         """ns of that clock where the clocksource reads `cycles`."""

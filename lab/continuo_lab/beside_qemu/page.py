@@ -82,12 +82,31 @@ def tables(summaries: Sequence[Summary]) -> str:
         rows = [["", *(head for _, head in columns)]]
         rows += [[one.column.title, *(cell(one, name) for name, _ in columns)] for one in summaries]
         parts.append(f"**{title}**\n\n{aligned(rows)}")
-    rows = [["", "moves", "failed", "steps back that the guest saw", "seconds a move"]]
+    rows = [["", "moves", "failed", "steps back", "seen by the guest", "seconds a move"]]
     for one in summaries:
         seconds = f"{one.seconds / one.moves:.1f}" if one.moves else "-"
-        backward = "not asked" if one.backward is None else str(one.backward)
-        rows.append([one.column.title, str(one.moves), str(len(one.failed)), backward, seconds])
+        rows.append([one.column.title, str(one.moves), str(len(one.failed)), _steps_back(one),
+                     _seen(one), seconds])  # fmt: skip
     return "\n".join([*parts, f"**The runs**\n\n{aligned(rows)}"])
+
+
+def _steps_back(summary: Summary) -> str:
+    if summary.backward is None:
+        return "not asked"
+    return str(summary.backward + (summary.watched.backward if summary.watched else 0))
+
+
+def _seen(summary: Summary) -> str:
+    """How often `continuo watch` in the guest found the seam that the lines outside say."""
+    watched = summary.watched
+    if watched is None:
+        return "not asked"
+    parts = []
+    if watched.agree or watched.disagree:
+        parts.append(f"{watched.agree} of {watched.agree + watched.disagree} within {shown(watched.bound_ns)}")
+    if watched.unseen:
+        parts.append(f"nothing in {watched.unseen} (at most {shown(watched.unseen_seam_ns)})")
+    return "; ".join(parts)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

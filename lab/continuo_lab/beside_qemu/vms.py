@@ -73,7 +73,7 @@ class Vm:
         return self.process.pid
 
     def command_line(self) -> str:
-        return f"console=ttyS0 panic=-1 quiet {self.column.append}".strip()
+        return f"console=ttyS0 panic=-1 quiet nowatchdog {self.column.append}".strip()
 
     def await_text(self, pattern: str, patience_s: float = PATIENCE_S) -> "re.Match[str]":
         """What the guest has printed in this process and matches."""

@@ -117,13 +117,14 @@ def as_document(request: Request, records: Sequence[Dict], summaries: Sequence[S
 
 def _about(facts: Dict) -> str:
     where = f"the emulated host {facts['host']}" if facts["host"] != "local" else "this machine"
+    boots = "booted once" if facts["host_boots"] == 1 else f"booted {facts['host_boots']} times"
     load = ""
     if facts["load_min"] is not None:
         load = (f" The machine has {facts['machine_cpus']} CPUs, and its load was {facts['load_min']} to "
                 f"{facts['load_max']} meanwhile.")  # fmt: skip
     return (
         f"Measured {facts['began']} UTC on {where} ({facts['host_kernel']}, {facts['host_cpus']} CPUs, "
-        f"TSC at {facts['tsc_khz']} kHz), booted {facts['host_boots']} times in all; the guest: "
+        f"TSC at {facts['tsc_khz']} kHz), {boots}; the guest: "
         f"Linux {', '.join(facts['guest_kernel'])}, {facts['guest_cpus']} vCPUs, "
         f"{facts['guest_memory_mib']} MiB; QEMU: {', '.join(facts['qemu']) or 'none'}.{load}"
     )

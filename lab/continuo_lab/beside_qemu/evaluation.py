@@ -206,17 +206,15 @@ class Watched:
 def watched_of(figures: Sequence[Figures], record: Dict) -> Watched:
     agree, bounds, unseen = 0, [], []
     for one in figures:
-        seams = [(seam["seam_ns"], seam["bound_ns"]) for event in record["events"]
-                 if _is_of_move(event, one.counter)
-                 for seam in event["clocks"] if seam["clock"] == "CLOCK_MONOTONIC"]  # fmt: skip
+        seams = [(event["seam_ns"], event["bound_ns"]) for event in record["events"]
+                 if _is_of_move(event["counter"], one.counter)]  # fmt: skip
         if not seams:
             unseen.append(abs(one.seen_seam))
             continue
         bounds.append(min(bound for _, bound in seams))
         # Our own rounding: of the page, twice.
         agree += any(abs(seam - one.seen_seam) <= bound + 2 for seam, bound in seams)
-    backward = sum(track["backward_within_cpu"] + track["backward_across_cpus"]
-                   for track in record["tracks"] if track["clock"] not in _MAY_STEP)  # fmt: skip
+    backward = sum(count for clock, count in record["back"].items() if clock not in _MAY_STEP)
     return Watched(len(record["events"]), agree, len(bounds) - agree, max(bounds, default=0), len(unseen),
                    max(unseen, default=0), backward)  # fmt: skip
 
@@ -224,9 +222,9 @@ def watched_of(figures: Sequence[Figures], record: Dict) -> Watched:
 _MAY_STEP = ("CLOCK_REALTIME", "CLOCK_TAI")
 
 
-def _is_of_move(event: Dict, counter: Tuple[int, int]) -> bool:
-    stop, resume = counter
-    return signed(resume - event["counter_before"]) >= 0 and signed(event["counter_after"] - stop) >= 0
+def _is_of_move(event: Sequence[int], move: Tuple[int, int]) -> bool:
+    """Both are the guest's TSC before and after."""
+    return signed(move[1] - event[0]) >= 0 and signed(event[1] - move[0]) >= 0
 
 
 @dataclass

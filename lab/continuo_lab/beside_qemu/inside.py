@@ -4,15 +4,12 @@ What it records goes to stdout, one JSON object on a line, as soon as it is know
 instants, of which `evaluation` makes figures. What it does goes to stderr.
 """
 
-import base64
 import contextlib
 import ctypes
 import fcntl
-import gzip
 import json
 import mmap
 import os
-import re
 import sys
 import threading
 import time
@@ -189,16 +186,21 @@ class Recorder:
             time.sleep(10 * _POLL_S)
 
     def _ask(self, column: Column, vm: Vm) -> None:
-        """What the guest itself has seen since it was booted."""
+        """What the guest itself has seen since it was booted. Where it does not say it, the moves count."""
+        try:
+            self._asked(column, vm)
+        except (MoveFailed, ValueError) as error:
+            tell(kind="unasked", column=column.name, why=str(error))
+            say(f"{column.name}: {error}")
+
+    def _asked(self, column: Column, vm: Vm) -> None:
         vm.type("ask")
         said = vm.await_text(r"clocks: loops (\d+) backward (\d+) forward_ns (\d+)")
         tell(kind="guest_saw", column=column.name, loops=int(said[1]), backward=int(said[2]),
              forward_ns=int(said[3]))  # fmt: skip
         vm.type("watched")
         vm.await_text(r"guest: watched")
-        packed = re.findall(r"^guest: packed (\S+)", vm.printed.read_text(errors="replace"), re.MULTILINE)
-        if packed:
-            tell(kind="guest_watched", column=column.name, **shortened(json.loads(unpacked("".join(packed)))))
+        tell(kind="guest_watched", column=column.name, **watched_in(vm.printed.read_text(errors="replace")))
 
 
 class Watcher:
@@ -239,19 +241,17 @@ class Watcher:
             self.seen.append(last)
 
 
-def unpacked(text: str) -> bytes:
-    return gzip.decompress(base64.b64decode(text))
-
-
-def shortened(watched: Dict) -> Dict:
-    """Of what `continuo watch --json` has: what is compared, without its pictures."""
-    clocks = ("clock", "readings", "backward_within_cpu", "backward_across_cpus")
-    keys = ("reasons", "counter_before", "counter_after", "blackout_ns", "clocks", "skew")
-    return {
-        "passes": watched["passes"],
-        "tracks": [{key: track[key] for key in clocks} for track in watched["clocks"]],
-        "events": [{key: event[key] for key in keys} for event in watched["events"]],
-    }
+def watched_in(printed: str) -> Dict:
+    """What `continuo watch` in the guest has seen: MONOTONIC's seams, and steps back of each clock."""
+    events, back = [], {}
+    for line in printed.splitlines():
+        words = line.split()
+        if words[:2] == ["guest:", "event"]:
+            before, after, seam, bound = map(int, words[2:6])
+            events.append({"counter": [before, after], "seam_ns": seam, "bound_ns": bound})
+        elif words[:2] == ["guest:", "back"]:
+            back[words[2]] = back.get(words[2], 0) + int(words[3])
+    return {"events": events, "back": back}
 
 
 def as_record(vm: Vm, layout: Layout) -> Dict:

@@ -14,7 +14,7 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 from ..cache import Cache, CachedKernel, cache_root
 from ..catalog import HOSTS, kernel_named
 from ..daemons import fetched
-from ..errors import HOST_DIED, HOST_NEVER_UP, MACHINE_LACKS, LabError
+from ..errors import HOST_DIED, HOST_NEVER_UP, MACHINE_LACKS, NOT_EXECUTABLE, LabError
 from ..payload import shared_libraries
 from ..progress import Progress
 from ..requirements import require_program
@@ -102,7 +102,7 @@ def _in_host(request: Request, pack: "Pack", work: List[Dict], store: Store, pro
             *(word for file in [*pack.files, config] for word in ("--file", str(file))), "--", *inside,
         ]  # fmt: skip
     store.add({"kind": "boot", "host": request.host, "load": list(os.getloadavg()),
-               "machine_cpus": os.cpu_count()})  # fmt: skip
+               "machine_cpus": os.cpu_count(), "continuo": version_of(request.continuo)})  # fmt: skip
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -113,6 +113,13 @@ def _in_host(request: Request, pack: "Pack", work: List[Dict], store: Store, pro
             store.add({**json.loads(line), "load": round(os.getloadavg()[0], 1)})
         teller.join()
         return process.wait()
+
+
+def version_of(continuo: str) -> str:
+    done = subprocess.run([continuo, "version", "--json"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise LabError(NOT_EXECUTABLE, f"{continuo} does not run: {done.stderr.strip()}")
+    return json.loads(done.stdout)["version"]
 
 
 def _relay(lines: Iterable[str], progress: Progress) -> None:

@@ -109,6 +109,7 @@ def as_document(request: Request, records: Sequence[Dict], summaries: Sequence[S
         "host_kernel": host.get("release"), "host_cpus": host.get("cpus"), "tsc_khz": host.get("tsc_khz"),
         "host_boots": len(boots), "guest_kernel": guests, "guest_cpus": request.cpus,
         "guest_memory_mib": request.memory_mib, "qemu": versions,
+        "continuo": sorted({boot["continuo"] for boot in boots if "continuo" in boot}),
         "load_min": min(loads, default=None), "load_max": max(loads, default=None),
         "machine_cpus": boots[-1]["machine_cpus"] if boots else os.cpu_count(),
     }  # fmt: skip
@@ -126,7 +127,8 @@ def _about(facts: Dict) -> str:
         f"Measured {facts['began']} UTC on {where} ({facts['host_kernel']}, {facts['host_cpus']} CPUs, "
         f"TSC at {facts['tsc_khz']} kHz), {boots}; the guest: "
         f"Linux {', '.join(facts['guest_kernel'])}, {facts['guest_cpus']} vCPUs, "
-        f"{facts['guest_memory_mib']} MiB; QEMU: {', '.join(facts['qemu']) or 'none'}.{load}"
+        f"{facts['guest_memory_mib']} MiB. Continuo: {', '.join(facts['continuo']) or 'none'}; QEMU: "
+        f"{', '.join(facts['qemu']) or 'none'}.{load}"
     )
 
 

@@ -37,16 +37,9 @@ def qemu_for(host: Host, cache: Cache, progress: Progress) -> Qemu:
     return Qemu(require_program(host.qemu, host.qemu_package, progress), {})
 
 
-def on_one_thread(host: Host) -> Host:
-    """All CPUs of it in one thread of QEMU, one after the other: then no CPU translates code while another one patches
-    it, which TCG with several threads gets wrong now and then (docs/lab.md)."""
-    arguments = [word.replace("thread=multi", "thread=single") for word in host.qemu_arguments]
-    return dataclasses.replace(host, qemu_arguments=tuple(arguments))
-
-
 def with_icount(host: Host, shift: str) -> Host:
     """Time by instructions: the TSC is that virtual time, 1 GHz. QEMU does it in one thread."""
-    arguments = on_one_thread(host).qemu_arguments
+    arguments = [word.replace("thread=multi", "thread=single") for word in host.qemu_arguments]
     return dataclasses.replace(host, qemu_arguments=(*arguments, "-icount", f"shift={shift}"))
 
 

@@ -18,7 +18,6 @@ from .boots import (
     initramfs_of,
     keep_console,
     kernel_parameters,
-    on_one_thread,
     qemu_for,
     result_of,
     with_icount,
@@ -269,8 +268,6 @@ def _up(options, progress: Progress) -> int:
 def _boot_of(options, payload: Payload, progress: Progress):
     """(boot, kernel) as the options that `run` and `up` share ask for."""
     host = payload.host
-    if options.one_thread:
-        host = on_one_thread(host)
     wanted = kernel_named(options.kernel)
     icount = options.icount is not None
     _check_fits(host, wanted, options.smp)
@@ -544,10 +541,6 @@ def _clock_options(parser: argparse.ArgumentParser) -> None:
         "--icount", type=_between(0, 10), metavar="N",
         help="time by instructions, 2^N ns each, and none while idle: nearly the same in each run; "
         "x86-64's TSC has 1 GHz then",
-    )  # fmt: skip
-    parser.add_argument(
-        "--one-thread", action="store_true",
-        help="all CPUs in one thread of QEMU: for Linux guests of more than one CPU, which patch their code",
     )  # fmt: skip
     parser.add_argument(
         "--realtime-offset", type=int, default=0, metavar="S",

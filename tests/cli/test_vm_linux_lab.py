@@ -124,7 +124,7 @@ exit $code
 
 def in_lab(guest, host, programs=()):
     """What `host`, a script, did and said on an emulated host, with `guest` as the guest's script: (exit code, answer of
-    continuo-lab). In one thread of QEMU: in several, TCG loses a guest that patches its code (docs/lab.md)."""
+    continuo-lab). The host has one CPU: with more, TCG loses a guest that patches its code (docs/lab.md)."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         linux_guest.kernel(folder / "vmlinuz")
@@ -135,7 +135,7 @@ def in_lab(guest, host, programs=()):
         files = [folder / "vmlinuz", folder / "initrd.gz", folder / "inside.sh", program]
         done = subprocess.run(
             [str(ROOT / "lab/continuo-lab"), "run", "--host", "x86-svm", "--kernel", "6.12", "--json", "--quiet",
-             "--timeout", "600", "--memory", "1536", "--one-thread", *[word for file in files for word in ("--file", str(file))], "--",
+             "--timeout", "600", "--memory", "1536", "--smp", "1", *[word for file in files for word in ("--file", str(file))], "--",
              "sh", str(folder / "inside.sh"), str(folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900)
         return done.returncode, json.loads(done.stdout)

@@ -64,7 +64,7 @@ new_console() {
 
 send() {
     pair_counters
-    "$program" vm send --control control --to "tcp:$there:7000" --json >sent || { cat sent >&2; fail "it did not move" 94; }
+    "$program" vm send --control control --to "tcp:$there:7000" --force --json >sent || { cat sent >&2; fail "it did not move" 94; }
     wait $vm
     say left sent sent
     pair_counters

@@ -89,7 +89,7 @@ for policy in advance freeze; do
         >receive$number.json 2>printed$number &
     vm=$!
     await 'listening' 1 printed$number
-    {program} vm send --control $from --to unix:migration$number --force --json >send$number.json || {{ show; exit 98; }}
+    {program} vm send --control $from --to unix:migration$number --rounds 6 --force --json >send$number.json || {{ show; exit 98; }}
     from=to$number
     sleep 1
     echo ask >typed$number

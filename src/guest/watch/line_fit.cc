@@ -10,7 +10,7 @@ namespace {
 
 using time::i128;
 
-constexpr std::size_t kFewest = 3;
+constexpr std::size_t kFewest = 2;
 
 /// A constraint of the line: at least (or at most) y at x, both relative to the first reading.
 struct Limit {

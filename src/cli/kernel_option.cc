@@ -49,6 +49,8 @@ Result<std::unique_ptr<vmm::VirtualMachine>> boot_kernel(const LocalHost& host,
     if (!machine) return machine;
     const auto format = vmm::load_guest_kernel(**machine, kernel);
     if (!format) return tl::unexpected(format.error());
+    if (auto told = vmm::start_vmclock(**machine, host.findings); !told)
+        return tl::unexpected(std::move(told.error()));
     if (auto running = (*machine)->resume(); !running)
         return tl::unexpected(std::move(running.error()));
     progress("{}, {}, runs on {} vCPUs", kernel.name, vmm::name(*format), config.vcpus);
@@ -61,6 +63,7 @@ std::function<Result<std::unique_ptr<vmm::VirtualMachine>>()> start_again_by(
     const vmm::NoticeDevice* notice = machine.board().notice();
     kernel->notice = notice != nullptr;
     if (notice != nullptr) kernel->release_after_ns = notice->status().state.release_after_ns;
+    kernel->vmclock = machine.board().vmclock() != nullptr;
     return [&host, config = machine.config(), model = machine.cpu_model(),
             kernel = std::move(*kernel)] { return boot_kernel(host, config, model, kernel); };
 }

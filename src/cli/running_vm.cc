@@ -205,6 +205,7 @@ class RunningVm {
         json["memory_bytes"] = machine.config().memory_bytes;
         json["witness"] = witness_json(machine);
         json["notice"] = notice_device_json(machine);
+        json["vmclock"] = vmclock_json(machine);
         return json;
     }
 

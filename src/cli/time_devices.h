@@ -10,6 +10,9 @@ namespace continuo::cli {
 /// The notice device's sequence, sums and counts; null where the VM has none.
 state::Json notice_device_json(vmm::VirtualMachine& machine);
 
+/// The vmclock page as the host has it, and its counts; null where the VM has none.
+state::Json vmclock_json(vmm::VirtualMachine& machine);
+
 /// Lets the devices do what is due, and says what happened. For whoever waits for a running VM: at
 /// least some ten times a second.
 void tend_time_devices(vmm::VirtualMachine& machine);

@@ -40,6 +40,7 @@ struct Options {
     ConsoleOptions console;
     bool once = false;
     bool no_notice = false;
+    bool no_vmclock = false;
     std::string release_after = "5s";
     std::string control;
     std::string run_for;
@@ -63,6 +64,7 @@ Result<std::optional<vmm::GuestKernel>> kernel_of(const Options& options) {
     const auto release_after = parse_duration("--release-after", options.release_after);
     if (!release_after) return tl::unexpected(release_after.error());
     (*kernel)->notice = !options.no_notice;
+    (*kernel)->vmclock = !options.no_vmclock;
     (*kernel)->release_after_ns = *release_after;
     return kernel;
 }
@@ -162,6 +164,7 @@ Result<ExitCode> print_kernel_run(const VmRun& run, bool as_json) {
     json["resets"] = run.resets;
     json["notice"] = run.vm->machine() != nullptr ? notice_device_json(*run.vm->machine()) : Json{};
     json["migration"] = run.stats ? stats_json(*run.stats) : Json{};
+    json["vmclock"] = run.vm->machine() != nullptr ? vmclock_json(*run.vm->machine()) : Json{};
     return print_json(json, code);
 }
 
@@ -174,6 +177,7 @@ void add_vm_run(CLI::App& vm, Invocation& invocation) {
     add_console_options(*command, options->console);
     command->add_flag("--no-notice", options->no_notice,
                       "A machine without the device that tells its guest of gaps");
+    command->add_flag("--no-vmclock", options->no_vmclock, "A machine without vmclock");
     command
         ->add_option("--release-after", options->release_after,
                      "How long readers of REALTIME wait for a guest that does not answer (else 5s)")

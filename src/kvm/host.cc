@@ -121,15 +121,17 @@ std::string host_clocksource() {
     return first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource");
 }
 
-std::uint32_t rate_bound_ppb(bool synchronised, long freq, long tick) {
-    constexpr std::int64_t kPhiPpb = 15'000;
+std::int64_t rate_correction_ppb(long freq, long tick) {
     constexpr std::int64_t kNominalTick = 10'000;
     constexpr std::int64_t kPpbATickUnit = 100'000;
-    if (!synchronised) return state::kRateBoundUnknownPpb;
     // freq is in 2^-16 ppm; what daemons correct beyond its 500 ppm they put into tick.
-    const std::int64_t corrected =
-        std::int64_t{freq} * 1000 / 65'536 + (std::int64_t{tick} - kNominalTick) * kPpbATickUnit;
-    const std::int64_t bound = std::abs(corrected) + 1 + kPhiPpb;
+    return std::int64_t{freq} * 1000 / 65'536 + (std::int64_t{tick} - kNominalTick) * kPpbATickUnit;
+}
+
+std::uint32_t rate_bound_ppb(bool synchronised, long freq, long tick) {
+    constexpr std::int64_t kPhiPpb = 15'000;
+    if (!synchronised) return state::kRateBoundUnknownPpb;
+    const std::int64_t bound = std::abs(rate_correction_ppb(freq, tick)) + 1 + kPhiPpb;
     return static_cast<std::uint32_t>(std::min<std::int64_t>(bound, state::kRateBoundPpbMax));
 }
 
@@ -164,6 +166,14 @@ Result<state::Anchor<HostCounter>> tai_anchor(time::Hz frequency, int brackets) 
     if (suspended && still && *still - *suspended + kSlack <= 2 * kSlack)
         anchor.suspended_ns = suspended;
     return anchor;
+}
+
+Result<DisciplinedAnchor> disciplined_tai_anchor(time::Hz frequency) {
+    auto anchor = tai_anchor(frequency);
+    if (!anchor) return tl::unexpected(std::move(anchor.error()));
+    timex kernel_clock{};
+    if (::adjtimex(&kernel_clock) < 0) return kernel_failure("adjtimex", errno);
+    return DisciplinedAnchor{*anchor, rate_correction_ppb(kernel_clock.freq, kernel_clock.tick)};
 }
 
 }  // namespace continuo::kvm

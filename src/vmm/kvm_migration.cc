@@ -9,6 +9,7 @@
 #include "continuo/state/codec.h"
 #include "continuo/vmm/generation_device.h"
 #include "continuo/vmm/notice_device.h"
+#include "continuo/vmm/vmclock_device.h"
 
 namespace continuo::vmm {
 
@@ -52,6 +53,14 @@ std::unique_ptr<kvm::ClockMachine> clock_machine_of(VirtualMachine& machine,
     };
     return std::make_unique<kvm::ClockMachine>(machine.vm(), vcpus, machine.memory(), findings.host,
                                                std::move(options));
+}
+
+Status start_vmclock(VirtualMachine& machine, const HostFindings& findings) {
+    VmclockDevice* device = machine.board().vmclock();
+    if (device == nullptr) return {};
+    const auto counter = vmclock_counter(*clock_machine_of(machine, findings));
+    if (!counter) return tl::unexpected(counter.error());
+    return device->start(*counter);
 }
 
 // ---- Source ----
@@ -189,6 +198,7 @@ Status KvmDestinationVm::set_clocks(HostCount resume_at) {
         if (!told) return tl::unexpected(told.error());
         applied->notice_published = *told;
     }
+    if (auto told = disrupt_vmclock(); !told) return told;
     auto certificate = machine::verify(*clocks_, *planned, *applied);
     if (!certificate) return tl::unexpected(std::move(certificate.error()));
     plan_ = std::move(*planned);
@@ -206,9 +216,21 @@ Result<bool> KvmDestinationVm::tell(const state::Notice& notice, std::uint64_t b
     return true;
 }
 
+Status KvmDestinationVm::disrupt_vmclock() {
+    VmclockDevice* device = machine_->board().vmclock();
+    if (device == nullptr) return {};
+    // As it is in force now, not as it was planned.
+    const auto counter = vmclock_counter(*clocks_);
+    if (!counter) return tl::unexpected(counter.error());
+    return device->disrupt(*counter, options_.generation
+                                         ? std::optional{options_.generation->counter()}
+                                         : std::nullopt);
+}
+
 void KvmDestinationVm::announce() {
-    NoticeDevice* device = machine_->board().notice();
-    if (device != nullptr && plan_->notice) device->announce();
+    NoticeDevice* notice = machine_->board().notice();
+    if (notice != nullptr && plan_->notice) notice->announce();
+    if (VmclockDevice* vmclock = machine_->board().vmclock()) vmclock->announce();
     GenerationDevice* generation = machine_->board().generation();
     if (generation != nullptr && options_.generation) generation->announce();
 }

@@ -117,6 +117,10 @@ GenerationDevice* Board::generation() {
     return devices_->generation();
 }
 
+VmclockDevice* Board::vmclock() {
+    return devices_->vmclock();
+}
+
 void Board::on_running(bool runs) {
     if (NoticeDevice* device = notice()) device->on_running(runs);
 }

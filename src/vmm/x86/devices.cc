@@ -89,6 +89,14 @@ state::Status Devices::load_generation(const GuestPages& pages, std::uint64_t pa
         .map([this](auto&& device) { generation_ = std::move(device); });
 }
 
+state::Status Devices::add_vmclock(const GuestPages& pages, const VmclockDeviceState& state) {
+    auto device = VmclockDevice::create(
+        {pages.memory, pages.mark_dirty, [this] { raise_event(acpi::kEventVmclock); }}, state);
+    if (!device) return tl::unexpected(std::move(device.error()));
+    vmclock_ = std::move(*device);
+    return {};
+}
+
 void Devices::announce_notice() {
     raise_event(acpi::kEventNotice);
     // Where nobody has read the last line, it wakes its reader still.
@@ -143,7 +151,8 @@ void Devices::read_port(std::uint16_t port, std::span<std::byte> into) {
     if (SerialPort* serial = serial_at(port, offset); serial && into.size() == 1)
         return put_value(into, serial->read(offset));
     const bool notice = notice_ != nullptr;
-    if ((notice || generation_) && port == acpi::kEventPort) return put_value(into, take_events());
+    if ((notice || generation_ || vmclock_) && port == acpi::kEventPort)
+        return put_value(into, take_events());
     if (notice && port == kPortNoticePage) return put_value(into, read_notice_page(false));
     if (notice && port == kPortNoticePage + 4) return put_value(into, read_notice_page(true));
     if (port == kPm1Status) {

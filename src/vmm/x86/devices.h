@@ -19,6 +19,7 @@
 #include "continuo/vmm/generation_device.h"
 #include "continuo/vmm/guest_request.h"
 #include "continuo/vmm/notice_device.h"
+#include "continuo/vmm/vmclock_device.h"
 #include "serial.h"
 
 namespace continuo::vmm {
@@ -57,6 +58,10 @@ class Devices {
     /// Null where the VM has none; so is the line.
     NoticeDevice* notice() { return notice_.get(); }
     const SerialPort& wake() const { return wake_; }
+    /// A vmclock device, for a guest that starts or as it comes; writes nothing.
+    state::Status add_vmclock(const GuestPages& pages, const VmclockDeviceState& state);
+    /// Null where the VM has none.
+    VmclockDevice* vmclock() { return vmclock_.get(); }
     /// What the devices' interrupt stands for and the guest has not asked yet (acpi::kEvent…).
     std::uint8_t events() const;
     void load_events(std::uint8_t events);
@@ -92,6 +97,7 @@ class Devices {
     SerialPort wake_;
     std::unique_ptr<NoticeDevice> notice_;
     std::unique_ptr<GenerationDevice> generation_;
+    std::unique_ptr<VmclockDevice> vmclock_;
     std::atomic<std::uint32_t> notice_page_low_{0};  ///< written, and waits for its high half
     mutable std::mutex events_mutex_;
     std::uint8_t events_ = 0;

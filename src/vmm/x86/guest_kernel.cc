@@ -322,6 +322,7 @@ acpi::TimeDevices time_devices(const GuestKernel& kernel) {
     acpi::TimeDevices devices;
     if (kernel.notice) devices.notice_page = boot::kNoticePage;
     devices.generation_page = boot::kGenerationPage;
+    if (kernel.vmclock) devices.vmclock_page = boot::kVmclockPage;
     return devices;
 }
 
@@ -330,8 +331,13 @@ Status add_time_devices(VirtualMachine& machine, const GuestKernel& kernel) {
                            [&machine](std::uint64_t gpa) { machine.mark_dirty(gpa); }};
     Devices& devices = machine.board().devices();
     if (auto done = devices.add_generation(pages, boot::kGenerationPage); !done) return done;
-    if (!kernel.notice) return {};
-    return devices.add_notice(pages, boot::kNoticePage, kernel.release_after_ns);
+    if (kernel.notice) {
+        auto done = devices.add_notice(pages, boot::kNoticePage, kernel.release_after_ns);
+        if (!done) return done;
+    }
+    if (!kernel.vmclock) return {};
+    if (auto done = devices.add_vmclock(pages, {boot::kVmclockPage, {}}); !done) return done;
+    return devices.vmclock()->start(std::nullopt);
 }
 
 Status fill_memory(VirtualMachine& machine, const GuestKernel& kernel, const KernelImage& image,

@@ -26,6 +26,7 @@ enum Tag : std::uint32_t {
     kTagNotice = 5,
     kTagWake = 6,
     kTagDeviceEvents = 7,
+    kTagVmclock = 8,
     kTagGeneration = 9,
     kTagMpState = 16,
     kTagRegs = 17,
@@ -65,6 +66,15 @@ struct WireNotice {
 };
 static_assert(sizeof(WireNotice) == 64);
 
+struct WireVmclock {
+    std::uint64_t page;
+    std::uint64_t disruption_marker;
+    std::uint64_t generation;
+    std::uint32_t sequence;
+    std::uint32_t zero;
+};
+static_assert(sizeof(WireVmclock) == 32);
+
 struct WireEvents {
     std::uint8_t pending;
     std::uint8_t zero[3];
@@ -92,6 +102,12 @@ void encode_devices(StateWriter& out, const VmState& state) {
     if (state.notice) encode_notice(out, *state.notice);
     encode_serial(out, kTagWake, state.wake);
     if (state.generation_page) out.item(kTagGeneration, kWholeVm, *state.generation_page);
+    if (state.vmclock) {
+        const abi::VmclockState& clock = state.vmclock->clock;
+        out.item(kTagVmclock, kWholeVm,
+                 WireVmclock{state.vmclock->page, clock.disruption_marker, clock.generation,
+                             clock.sequence, 0});
+    }
     if (state.events != 0) out.item(kTagDeviceEvents, kWholeVm, WireEvents{state.events, {}});
 }
 
@@ -162,6 +178,9 @@ class Decoder {
             case kTagDeviceEvents:
                 if (auto once = vm_seen_.mark(item, 8); !once) return once;
                 return events(item);
+            case kTagVmclock:
+                if (auto once = vm_seen_.mark(item, 9); !once) return once;
+                return vmclock(item);
             default:
                 return unknown_item(item);
         }
@@ -185,6 +204,15 @@ class Decoder {
                                     wire.release_after_ns,
                                     {wire.sequence, wire.time_travelled_ns, wire.gap_ns,
                                      wire.maxerror_ns, wire.unanswered_ns, wire.released != 0}};
+        return {};
+    }
+
+    Status vmclock(const StateItem& item) {
+        WireVmclock wire;
+        if (auto copied = copy_item(item, wire); !copied) return copied;
+        if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
+        state_.vmclock =
+            VmclockDeviceState{wire.page, {wire.disruption_marker, wire.generation, wire.sequence}};
         return {};
     }
 

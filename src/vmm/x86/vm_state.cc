@@ -214,6 +214,7 @@ void save_time_devices(Devices& devices, VmState& state) {
     }
     if (const GenerationDevice* generation = devices.generation())
         state.generation_page = generation->page();
+    if (VmclockDevice* vmclock = devices.vmclock()) state.vmclock = vmclock->save();
     state.events = devices.events();
 }
 
@@ -225,6 +226,8 @@ Status load_time_devices(VirtualMachine& machine, const VmState& state) {
         if (auto done = devices.load_notice(pages, *state.notice, state.wake); !done) return done;
     if (state.generation_page)
         if (auto done = devices.load_generation(pages, *state.generation_page); !done) return done;
+    if (state.vmclock)
+        if (auto done = devices.add_vmclock(pages, *state.vmclock); !done) return done;
     devices.load_events(state.events);
     return {};
 }

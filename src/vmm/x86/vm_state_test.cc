@@ -104,6 +104,7 @@ VmState with_time_devices() {
     state.notice = NoticeState{0xd0000, 5'000, {7, 1'000, 2'000, 3, 400, true}};
     state.wake = {0x05, 0x01, 0x13, 0x0b, 0x5a, 1, 0x0c01, {'n', '\n'}};
     state.events = 1;
+    state.vmclock = VmclockDeviceState{0xd1000, {3, 0x1234, 8}};
     return state;
 }
 
@@ -115,6 +116,7 @@ TEST(VmStateCodec, TimeDevicesComeBack) {
     EXPECT_EQ(back->notice, state.notice);
     EXPECT_EQ(back->wake, state.wake);
     EXPECT_EQ(back->events, 1);
+    EXPECT_EQ(back->vmclock, state.vmclock);
     EXPECT_EQ(encode_state(*back), bytes);
     EXPECT_FALSE(decode_state(encode_state(sample(1)))->notice);
 }
@@ -131,7 +133,9 @@ TEST(VmStateCodec, TimeDevicesAreNotBelieved) {
     };
     EXPECT_TRUE(refused(notice + 16 + 56, std::byte{2})) << "released, or not";
     EXPECT_TRUE(refused(notice + 16 + 60, std::byte{1})) << "reserved";
-    const std::size_t events = notice + (16 + 64) + (16 + 8 + 2);
+    const std::size_t vmclock = notice + (16 + 64) + (16 + 8 + 2);
+    EXPECT_TRUE(refused(vmclock + 16 + 28, std::byte{1})) << "reserved";
+    const std::size_t events = vmclock + (16 + 32);
     EXPECT_TRUE(refused(events + 16 + 3, std::byte{1})) << "reserved";
     EXPECT_TRUE(refused(events, std::byte{5})) << "the notice device twice";
     VmState line_alone = with_time_devices();

@@ -63,4 +63,14 @@ std::uint32_t rate_bound_ppb(bool synchronised, long freq, long tick);
 /// Where nobody told the kernel TAI - UTC, tai_offset_sec is 0 and `tai` is really UTC.
 Result<state::Anchor<time::HostCounter>> tai_anchor(time::Hz frequency, int brackets = 9);
 
+/// An anchor, and by how much the kernel has a second of the counter's stated frequency be longer
+/// than that (adjtimex freq and tick), in 10^-9: what CLOCK_TAI advances by.
+struct DisciplinedAnchor {
+    state::Anchor<time::HostCounter> anchor;
+    std::int64_t correction_ppb = 0;
+};
+/// The kernel's correction in 10^-9: `freq` is in 2^-16 ppm, `tick` nominally 10000 us.
+std::int64_t rate_correction_ppb(long freq, long tick);
+Result<DisciplinedAnchor> disciplined_tai_anchor(time::Hz frequency);
+
 }  // namespace continuo::kvm

@@ -23,6 +23,9 @@ struct GuestKernel {
     std::string command_line;
     bool notice = true;  ///< the machine has the time-travel device (notice_device.h)
     std::uint64_t release_after_ns = kReleaseAfterNsDefault;
+    /// The machine has the vmclock device (vmclock_device.h); its page tells no time before
+    /// start_vmclock() (kvm_migration.h).
+    bool vmclock = true;
 };
 
 enum class KernelFormat : std::uint8_t {

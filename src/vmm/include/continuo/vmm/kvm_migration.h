@@ -31,6 +31,10 @@ struct HostFindings {
 std::unique_ptr<kvm::ClockMachine> clock_machine_of(VirtualMachine& machine,
                                                     const HostFindings& findings);
 
+/// Has the vmclock of a guest that is about to start tell the time; nothing where it has none. The
+/// VM stands still.
+Status start_vmclock(VirtualMachine& machine, const HostFindings& findings);
+
 /// What a destination must create.
 struct VmShape {
     VmConfig config;
@@ -121,7 +125,9 @@ class KvmDestinationVm final : public DestinationVm {
     Result<bool> tell(const state::Notice& notice, std::uint64_t bound_ns);
     /// Has the guest find its generation, where there is a place for it.
     Status tell_generation();
-    /// The interrupts of what was told.
+    /// Has the vmclock tell that the counter was disturbed, and the time on its new line.
+    Status disrupt_vmclock();
+    /// Their interrupts.
     void announce();
     Status run_by_value();
 

@@ -23,6 +23,7 @@ namespace continuo::vmm {
 class GenerationDevice;
 class NoticeDevice;
 class SerialPort;
+class VmclockDevice;
 namespace arm64 {
 class Gic;
 }
@@ -68,6 +69,7 @@ class Board {
     NoticeDevice* notice() { return nullptr; }
     /// The one that tells it which life of a snapshot it is: there is none.
     GenerationDevice* generation() { return nullptr; }
+    VmclockDevice* vmclock() { return nullptr; }
     void on_running(bool /*runs*/) {}
 
   private:

@@ -23,6 +23,7 @@ namespace continuo::vmm {
 class Devices;
 class GenerationDevice;
 class NoticeDevice;
+class VmclockDevice;
 
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
@@ -67,6 +68,8 @@ class Board {
     NoticeDevice* notice();
     /// The one that tells it which life of a snapshot it is; null where the VM has none.
     GenerationDevice* generation();
+    /// The device that tells it the time; null where the VM has none.
+    VmclockDevice* vmclock();
     /// Before the vCPUs run, and after.
     void on_running(bool runs);
 

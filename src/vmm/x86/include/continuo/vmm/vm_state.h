@@ -17,6 +17,7 @@
 #include "continuo/vmm/notice_device.h"
 #include "continuo/vmm/serial_state.h"
 #include "continuo/vmm/virtual_machine.h"
+#include "continuo/vmm/vmclock_device.h"
 
 namespace continuo::vmm {
 
@@ -48,6 +49,7 @@ struct VmState {
     std::uint16_t pm1_enable = 0;                  ///< ACPI's PM1 enable register
     std::optional<NoticeState> notice;             ///< none: the VM has no such device
     SerialState wake;                              ///< COM2, of the notice device
+    std::optional<VmclockDeviceState> vmclock;     ///< none: the VM has no such device
     std::optional<std::uint64_t> generation_page;  ///< GPA; none: the VM has no generation ID
     std::uint8_t events = 0;                       ///< of the devices' interrupt, not asked for yet
     std::vector<VcpuState> vcpus;

@@ -51,7 +51,7 @@ void* Agent::map(const char* what, const char* path, std::uint64_t offset, bool 
 }
 
 bool Agent::open() {
-    if (!open_notice() || !open_vmclock() || !open_wake() || !open_clock()) return false;
+    if (!open_notice() || !open_wake() || !open_vmclock() || !open_clock()) return false;
     if (notice_ != nullptr && !options_.once && fds_[kWake].fd < 0 && fds_[kVmclock].fd < 0 &&
         options_.check_every_s == 0) {
         Line line;
@@ -101,8 +101,7 @@ bool Agent::find_notice_page() {
 }
 
 bool Agent::open_wake() {
-    const bool found = notice_ != nullptr && options_.discover && fds_[kVmclock].fd < 0;
-    if (wake_path_ == nullptr && found) {
+    if (wake_path_ == nullptr && notice_ != nullptr && options_.discover) {
         found_wake_ = find_wake(system_);
         if (found_wake_.size() != 0) wake_path_ = found_wake_.c_str();
     }
@@ -130,7 +129,8 @@ bool Agent::open_vmclock() {
     vmclock_ = static_cast<const continuo_vmclock_page*>(at);
     vmclock_watch_ = ::new (vmclock_watch_storage_) VmclockWatch{system_, *vmclock_};
     fds_[kVmclock].fd = fd;
-    if (!vmclock_can_be_waited_for()) {
+    // A line that was found is woken by notices alone; vmclock's notification by each new mapping.
+    if (found_wake_.size() != 0 || !vmclock_can_be_waited_for()) {
         system_.close(fd);
         fds_[kVmclock].fd = -1;
     }

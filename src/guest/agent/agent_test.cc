@@ -283,6 +283,16 @@ TEST_F(Discovery, TakesVmclocksNotificationWhereThereIsOne) {
     EXPECT_FALSE(wake({0, POLLHUP, 0})) << "it is what wakes it";
 }
 
+TEST_F(Discovery, PrefersTheLineWhichNothingButANoticeWakes) {
+    with_page();
+    with_vmclock();
+    with_line("/device/firmware_node/../hid");
+    start();
+    EXPECT_TRUE(wake({0, POLLIN, 0}));
+    EXPECT_EQ(counters().wakeups, 1u);
+    EXPECT_FALSE(wake({POLLHUP, 0, 0})) << "the line is what wakes it";
+}
+
 TEST_F(Discovery, AVmclockThatCannotBeWaitedForIsReadAndNotWaitedFor) {
     with_page();
     with_vmclock();

@@ -17,7 +17,7 @@ constexpr char kUsage[] =
     "  --wake=FILE             becomes readable with each notice: a UIO device, a serial or a "
     "virtio "
     "port, a FIFO\n"
-    "                          (default: the found device's own, where no vmclock notifies)\n"
+    "                          (default: the found device's own line)\n"
     "  --vmclock=FILE|none     vmclock's device (default: /dev/vmclock0 where there is one)\n"
     "  --ntp=void|keep         the kernel's NTP state after a repair: unknown (default), or as it "
     "was\n"

@@ -1,4 +1,5 @@
 // The witness guest on a real /dev/kvm: what only arm64 has.
+#include "arm64/interrupt_controller.h"
 #include "continuo/kvm/counter.h"
 #include "continuo/kvm/doctor.h"
 #include "continuo/vmm/core_registers.h"
@@ -84,6 +85,60 @@ TEST_F(WitnessOnKvm, AFaultIsNamed) {
     ASSERT_OK(report);
     EXPECT_EQ(report->fault_vector, 4u + 1) << "synchronous, from EL1 with SP_EL1";
     EXPECT_EQ(report->fault_error >> 26, 0x25u) << "a data abort without a change of level";
+}
+
+/// Every word other than at reset, as far as the kernel lets it be.
+arm64::GicState changed(arm64::GicState state) {
+    arm64::GicDistributor& distributor = state.distributor;
+    distributor.control |= 2;        // the second group is enabled
+    distributor.config[0] &= ~0x2u;  // interrupt 32 is triggered by level; 33 by its edge,
+    distributor.pending = 0x2;       // has come,
+    distributor.route[1] = 1;        // and goes to vCPU 1
+    distributor.enabled = 0x7;
+    distributor.active = 0x4;
+    distributor.level = 0x1;
+    distributor.priority[0] = 0xa0b0'c0d0;
+    arm64::GicVcpuState& vcpu = state.vcpus[1];
+    vcpu.redistributor.enabled |= 1u << 27;
+    vcpu.redistributor.pending = 1u << 3;
+    vcpu.redistributor.active = 1u << 27;
+    vcpu.redistributor.level = 1u << 26;
+    vcpu.redistributor.priority[7] = 0x2030'4050;
+    vcpu.cpu_interface.priority_mask = 0xf0;
+    vcpu.cpu_interface.group_enable[1] = 1;
+    vcpu.cpu_interface.binary_point[1] = 4;
+    vcpu.cpu_interface.active_priorities[1][0] = 0x10;
+    return state;
+}
+
+TEST_F(WitnessOnKvm, TheInterruptControllerComesBackAsItWas) {
+    boot(2, {});
+    if (machine_->board().gic() == nullptr) GTEST_SKIP() << "this host can give no VM a GICv3";
+    const auto reset = machine_->board().gic()->save(2);
+    ASSERT_OK(reset);
+    const arm64::GicState wanted = changed(*reset);
+    ASSERT_OK(machine_->board().gic()->load(wanted));
+    const auto loaded = machine_->board().gic()->save(2);
+    ASSERT_OK(loaded);
+    EXPECT_EQ(loaded->distributor, wanted.distributor);
+    EXPECT_EQ(loaded->vcpus[0], wanted.vcpus[0]);
+    EXPECT_EQ(loaded->vcpus[1].redistributor, wanted.vcpus[1].redistributor);
+    EXPECT_EQ(loaded->vcpus[1].cpu_interface, wanted.vcpus[1].cpu_interface);
+    // A kernel that cannot be what the guest's was says so.
+    arm64::GicState other = wanted;
+    other.distributor.implementer ^= 0xf000;
+    EXPECT_EQ(machine_->board().gic()->load(other).error().code, state::ErrorCode::kKernel);
+}
+
+TEST_F(WitnessOnKvm, StateOfAnotherBoardIsRefused) {
+    boot(1, {});
+    auto state = save_state(*machine_, *system_);
+    ASSERT_OK(state);
+    if (!state->gic) GTEST_SKIP() << "this host can give no VM a GICv3";
+    state->gic.reset();
+    const auto loaded = load_state(*machine_, *state);
+    ASSERT_FALSE(loaded);
+    EXPECT_EQ(loaded.error().where, "interrupt controller");
 }
 
 TEST_F(WitnessOnKvm, StateMovesToASecondVm) {

@@ -18,9 +18,9 @@ arm64: packages ## cross-build build-arm64/: what the arm64 hosts of the lab run
 	@cmake --preset arm64 >build-arm64.log 2>&1 || { cat build-arm64.log; exit 1; }
 	@cmake --build --preset arm64
 
-demo: configure ## migrate a VM live and certify its clocks; on an emulated host where the local /dev/kvm will not do
-	@cmake --build --preset release --target continuo
-	@build/continuo demo
+demo: configure ## migrate a VM live and certify its clocks, GUEST=linux: a Linux; on an emulated host where the local /dev/kvm will not do
+	@cmake --build --preset release --target continuo continuo-agent
+	@$(if $(filter linux,$(GUEST)),lab/linux-demo,build/continuo demo)
 
 test: build arm64 ## every test that this machine can run; names what it skipped
 	@scripts/run-tests

@@ -55,7 +55,7 @@ COLUMNS: Dict[str, Column] = {
         Column(
             "freeze-and-notify", "freeze-and-notify",
             "the same; continuo-agent in the guest repairs REALTIME", FREEZE, "freeze-and-notify",
-            services=("agent",), observe_s=3.0,
+            services=("agent",), observe_s=10.0,
         ),
         Column(
             "advance-and-notify", "advance-and-notify",

@@ -8,6 +8,7 @@
 #include "continuo/vmm/core_registers.h"
 #include "interrupt_controller.h"
 #include "serial.h"
+#include "time_devices.h"
 
 namespace continuo::vmm {
 
@@ -107,10 +108,12 @@ Result<Board> Board::create(kvm::Vm& vm, const kvm::GuestMemory& memory, const V
             return tl::unexpected(std::move(done.error()));
     }
     // A line that cannot be moved is KVM's end of the VM's: its vCPUs will say so.
-    board.serial_ =
-        std::make_unique<SerialPort>(console, [&vm, wired = board.gic_ != nullptr](bool on) {
-            if (wired) (void)vm.set_interrupt_line(arm64::kSerialInterrupt, on);
-        });
+    const auto set_line = [&vm, wired = board.gic_ != nullptr](std::uint32_t interrupt, bool on) {
+        if (wired) (void)vm.set_interrupt_line(interrupt, on);
+    };
+    board.serial_ = std::make_unique<SerialPort>(
+        console, [set_line](bool on) { set_line(arm64::kSerialInterrupt, on); });
+    board.time_devices_ = std::make_unique<arm64::TimeDevices>(set_line);
     return board;
 }
 
@@ -137,6 +140,18 @@ std::size_t Board::type(std::span<const std::byte> bytes) {
 
 void Board::on_console_taken() {
     serial_->on_room();
+}
+
+NoticeDevice* Board::notice() {
+    return time_devices_->notice();
+}
+
+VmclockDevice* Board::vmclock() {
+    return time_devices_->vmclock();
+}
+
+void Board::on_running(bool runs) {
+    if (NoticeDevice* device = notice()) device->on_running(runs);
 }
 
 std::string where_it_stands(const kvm::Vcpu& vcpu) {

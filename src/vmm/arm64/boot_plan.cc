@@ -51,7 +51,8 @@ Result<BootPlan> plan_boot(const GuestKernel& kernel, std::uint32_t vcpus,
     if (!initrd) return tl::unexpected(initrd.error());
     return BootPlan{entry,
                     image->bytes,
-                    {vcpus, memory_bytes, kernel.command_line, *initrd, kernel.initrd.size()}};
+                    {vcpus, memory_bytes, kernel.command_line, *initrd, kernel.initrd.size(),
+                     kernel.notice, kernel.vmclock}};
 }
 
 }  // namespace continuo::vmm::arm64

@@ -6,14 +6,14 @@
 #include <cstdint>
 #include <span>
 
+#include "continuo/vmm/arm64_board.h"
 #include "continuo/vmm/guest_kernel.h"
 #include "device_tree.h"
 
 namespace continuo::vmm::arm64 {
 
-/// The device tree lies in the first 2 MiB and the kernel behind them. Not at 0: Linux takes that
-/// for no tree.
-inline constexpr std::uint64_t kDeviceTree = 0x1'0000;
+/// The device tree lies in the first 2 MiB (kDeviceTree; not at 0, which Linux takes for no tree)
+/// and the kernel behind them.
 inline constexpr std::uint64_t kKernelBase = 2ull << 20;
 inline constexpr std::size_t kCommandLineMax = 2047;  ///< COMMAND_LINE_SIZE, the end not counted
 /// The initrd and the kernel lie in a window of 32 GiB.

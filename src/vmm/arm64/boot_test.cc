@@ -179,6 +179,7 @@ TEST(Arm64BootPlan, TheKernelLiesAt2MibAndTheInitrdAsHighAsItMay) {
     EXPECT_EQ(plan->machine.memory_bytes, kMemory);
     EXPECT_EQ(plan->machine.initrd, kMemory - 2 * kvm::kPageSize);
     EXPECT_EQ(plan->machine.initrd_bytes, 5000u);
+    EXPECT_TRUE(plan->machine.notice && plan->machine.vmclock);
     // The window that is shared with the kernel ends at 32 GiB.
     EXPECT_EQ(plan_boot(kernel, 1, 40ull << 30)->machine.initrd,
               (32ull << 30) - 2 * kvm::kPageSize);
@@ -268,6 +269,29 @@ TEST(Arm64DeviceTree, SaysWhatTheBoardHas) {
         EXPECT_EQ(count(source, line), 1u) << line << "\n" << source;
 }
 
+TEST(Arm64DeviceTree, DevicesThatTellTheTimeHaveAPageThatIsNoMemoryAndAnEdge) {
+    const std::string source = decompiled(device_tree({.vcpus = 1,
+                                                       .memory_bytes = 64u << 20,
+                                                       .command_line = "",
+                                                       .notice = true,
+                                                       .vmclock = true}));
+    if (source.empty()) GTEST_SKIP() << "dtc is not installed: scripts/install-packages";
+    for (const char* line : {
+             "reserved-memory {",
+             "page@30000 {",
+             "page@31000 {",
+             "time-travel@30000 {",
+             "compatible = \"continuo,time-travel\";",
+             "interrupts = <0x00 0x01 0x01>;",
+             "ptp@31000 {",
+             "compatible = \"amazon,vmclock\";",
+             "interrupts = <0x00 0x02 0x01>;",
+         })
+        EXPECT_EQ(count(source, line), 1u) << line << "\n" << source;
+    EXPECT_EQ(count(source, "reg = <0x00 0x30000 0x00 0x1000>;"), 2u);
+    EXPECT_EQ(count(source, "no-map;"), 2u);
+}
+
 TEST(Arm64DeviceTree, EveryCpuHasItsAffinityAndItsRedistributor) {
     const std::string source =
         decompiled(device_tree({.vcpus = 64, .memory_bytes = 64u << 20, .command_line = ""}));
@@ -279,6 +303,7 @@ TEST(Arm64DeviceTree, EveryCpuHasItsAffinityAndItsRedistributor) {
     EXPECT_EQ(count(source, "cpu@30f {"), 1u);
     EXPECT_EQ(count(source, "0x0f 0xc1000000 0x00 0x800000>;"), 1u);
     EXPECT_EQ(count(source, "initrd"), 0u);
+    EXPECT_EQ(count(source, "reserved-memory"), 0u) << "no devices that have pages";
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 
 #include <cstdio>
 
+#include "continuo/abi/time_travel.h"
+#include "continuo/abi/vmclock.h"
+#include "continuo/kvm/memory.h"
 #include "continuo/vmm/arm64_board.h"
 #include "flattened_tree.h"
 
@@ -15,6 +18,7 @@ constexpr std::uint32_t kInterruptController = 1;  // its phandle
 constexpr std::uint32_t kSpi = 0;
 constexpr std::uint32_t kPpi = 1;
 constexpr std::uint32_t kLevelHigh = 4;
+constexpr std::uint32_t kEdgeRising = 1;
 
 constexpr std::uint32_t kSerialClockHz = 1'843'200;  // of a PC's, 16 x 115200 baud
 
@@ -76,6 +80,40 @@ void put_serial(FlattenedTree& tree) {
     });
 }
 
+/// A device that is a page of memory and an interrupt.
+void put_page_device(FlattenedTree& tree, const char* name, const char* compatible,
+                     std::uint64_t page, std::uint32_t interrupt) {
+    tree.node(at_address(name, page), [&] {
+        tree.text("compatible", compatible);
+        tree.wide_cells("reg", {page, kvm::kPageSize});
+        tree.cells("interrupts", {kSpi, interrupt - kFirstSpi, kEdgeRising});
+    });
+}
+
+/// Their pages are no memory for the kernel to use.
+void put_time_devices(FlattenedTree& tree, const MachineDescription& machine) {
+    const auto reserve = [&](std::uint64_t page) {
+        tree.node(at_address("page", page), [&] {
+            tree.wide_cells("reg", {page, kvm::kPageSize});
+            tree.flag("no-map");
+        });
+    };
+    if (!machine.notice && !machine.vmclock) return;
+    tree.node("reserved-memory", [&] {
+        tree.cells("#address-cells", {2});
+        tree.cells("#size-cells", {2});
+        tree.flag("ranges");
+        if (machine.notice) reserve(kNoticePage);
+        if (machine.vmclock) reserve(kVmclockPage);
+    });
+    if (machine.notice) {
+        put_page_device(tree, "time-travel", abi::kTimeTravelCompatible, kNoticePage,
+                        kNoticeInterrupt);
+    }
+    if (machine.vmclock)
+        put_page_device(tree, "ptp", abi::kVmclockCompatible, kVmclockPage, kVmclockInterrupt);
+}
+
 void put_chosen(FlattenedTree& tree, const MachineDescription& machine) {
     tree.node("chosen", [&] {
         tree.text("bootargs", machine.command_line);
@@ -105,6 +143,7 @@ std::vector<std::byte> device_tree(const MachineDescription& machine) {
         put_timer(tree);
         put_interrupt_controller(tree, machine.vcpus);
         put_serial(tree);
+        put_time_devices(tree, machine);
     });
     return tree.finish();
 }

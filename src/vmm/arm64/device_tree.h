@@ -16,6 +16,8 @@ struct MachineDescription {
     std::string command_line;
     std::uint64_t initrd = 0;        ///< GPA
     std::uint64_t initrd_bytes = 0;  ///< 0: none
+    bool notice = false;             ///< the time-travel device (docs/formats/time-travel.md)
+    bool vmclock = false;            ///< bindings: ptp/amazon,vmclock
 };
 
 /// The flattened tree (DTB).

@@ -5,6 +5,7 @@
 #include "boot_plan.h"
 #include "continuo/vmm/core_registers.h"
 #include "guest_writer.h"
+#include "time_devices.h"
 
 namespace continuo::vmm {
 
@@ -37,6 +38,22 @@ Status set_vcpus(std::vector<kvm::Vcpu>& vcpus, std::uint64_t entry) {
     return {};
 }
 
+Status add_time_devices(VirtualMachine& machine, const GuestKernel& kernel) {
+    const arm64::GuestPages pages = arm64::pages_of(machine);
+    arm64::TimeDevices& devices = machine.board().time_devices();
+    if (kernel.notice) {
+        auto device = NoticeDevice::create(devices.notice_wiring(pages), arm64::kNoticePage,
+                                           kernel.release_after_ns);
+        if (!device) return tl::unexpected(std::move(device.error()));
+        devices.add(std::move(*device));
+    }
+    if (!kernel.vmclock) return {};
+    auto device = VmclockDevice::create(devices.vmclock_wiring(pages), {arm64::kVmclockPage, {}});
+    if (!device) return tl::unexpected(std::move(device.error()));
+    devices.add(std::move(*device));
+    return devices.vmclock()->start(std::nullopt);
+}
+
 }  // namespace
 
 Result<KernelFormat> load_guest_kernel(VirtualMachine& machine, const GuestKernel& kernel) {
@@ -53,6 +70,8 @@ Result<KernelFormat> load_guest_kernel(VirtualMachine& machine, const GuestKerne
     out.put_bytes(plan->entry, plan->image);
     out.put_bytes(plan->machine.initrd, kernel.initrd);
     if (auto written = out.status(); !written) return tl::unexpected(std::move(written.error()));
+    if (auto added = add_time_devices(machine, kernel); !added)
+        return tl::unexpected(std::move(added.error()));
     if (auto set = set_vcpus(machine.vcpus(), plan->entry); !set)
         return tl::unexpected(std::move(set.error()));
     return KernelFormat::kArm64Image;

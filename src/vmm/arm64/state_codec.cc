@@ -6,6 +6,7 @@
 #include "continuo/vmm/arm64_state.h"
 #include "serial_codec.h"
 #include "state_items.h"
+#include "time_device_codec.h"
 
 namespace continuo::vmm::arm64 {
 
@@ -23,6 +24,8 @@ enum Tag : std::uint32_t {
     kTagGicCpuInterface = 68,
     kTagGicDistributor = 80,
     kTagSerial = 81,
+    kTagNotice = 82,
+    kTagVmclock = 83,
 };
 
 constexpr std::uint64_t kArchitectureMask = 0xff00'0000'0000'0000;
@@ -72,10 +75,18 @@ class Decoder {
 
     Status vm_item(const StateItem& item) {
         const std::uint32_t tag = item.header.tag;
-        if (tag != kTagGicDistributor && tag != kTagSerial) return unknown_item(item);
+        if (tag < kTagGicDistributor || tag > kTagVmclock) return unknown_item(item);
         if (auto once = vm_seen_.mark(item, tag - kTagGicDistributor); !once) return once;
-        if (tag == kTagSerial) return decode_serial(item, state_.serial);
-        return copy_item(item, gic().distributor);
+        switch (tag) {
+            case kTagGicDistributor:
+                return copy_item(item, gic().distributor);
+            case kTagSerial:
+                return decode_serial(item, state_.serial);
+            case kTagNotice:
+                return decode_notice(item, state_.notice.emplace());
+            default:
+                return decode_vmclock(item, state_.vmclock.emplace());
+        }
     }
 
     Status vcpu_item(const StateItem& item) {
@@ -204,6 +215,8 @@ std::vector<std::byte> encode_state(const VmState& state) {
     StateWriter out{state.vcpus.size()};
     if (state.gic) out.item(kTagGicDistributor, kWholeVm, state.gic->distributor);
     encode_serial(out, kTagSerial, state.serial);
+    if (state.notice) encode_notice(out, kTagNotice, *state.notice);
+    if (state.vmclock) encode_vmclock(out, kTagVmclock, *state.vmclock);
     for (std::uint32_t i = 0; i < state.vcpus.size(); ++i) {
         encode_vcpu(out, i, state.vcpus[i]);
         if (!state.gic) continue;

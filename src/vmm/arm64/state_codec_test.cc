@@ -49,6 +49,8 @@ VmState sample_with_devices(std::uint32_t vcpus) {
     }
     state.serial.interrupt_enable = 3;
     state.serial.received = {1, 2, 3};
+    state.notice = NoticeState{0x3'0000, 5'000'000'000, {7, 300, 400, 5, 100, true}};
+    state.vmclock = VmclockDeviceState{0x3'1000, {3, 1, 22}};
     return state;
 }
 
@@ -74,7 +76,8 @@ TEST(Arm64StateCodec, ABoardsDevicesComeBackAsTheyWere) {
     ASSERT_TRUE(back) << back.error().message();
     EXPECT_EQ(*back, state);
     EXPECT_EQ(encode_state(*back), bytes);
-    EXPECT_FALSE(decode_state(encode_state(sample(1)))->gic) << "one without devices has none";
+    const auto bare = decode_state(encode_state(sample(1)));
+    EXPECT_FALSE(bare->gic || bare->notice || bare->vmclock) << "one without devices has none";
 }
 
 TEST(Arm64StateCodec, RegistersHaveTheSizeThatTheirIdSays) {
@@ -158,6 +161,19 @@ TEST(Arm64StateCodec, RefusesAnInterruptControllerThatCannotBe) {
         VmState state = sample_with_devices(1);
         change(state);
         EXPECT_EQ(decode_state(encode_state(state)).error().code, ErrorCode::kMalformed);
+    }
+}
+
+TEST(Arm64StateCodec, RefusesATimeDeviceWithReservedWords) {
+    const VmState state = sample_with_devices(1);
+    const auto good = encode_state(state);
+    const std::size_t serial = kFirstItem + 16 + sizeof(GicDistributor);
+    const std::size_t notice = serial + 16 + 8 + state.serial.received.size();
+    const std::size_t vmclock = notice + 16 + 64;
+    for (const std::size_t at : {notice + 16 + 56, notice + 16 + 60, vmclock + 16 + 28}) {
+        auto bytes = good;
+        bytes[at] = std::byte{2};
+        EXPECT_EQ(decode_state(bytes).error().code, ErrorCode::kMalformed) << at;
     }
 }
 

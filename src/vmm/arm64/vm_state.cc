@@ -6,6 +6,7 @@
 
 #include "interrupt_controller.h"
 #include "serial.h"
+#include "time_devices.h"
 
 namespace continuo::vmm {
 
@@ -85,6 +86,22 @@ Status check_shape(VirtualMachine& machine, const VmState& state) {
     return {};
 }
 
+Status load_time_devices(VirtualMachine& machine, const VmState& state) {
+    const arm64::GuestPages pages = arm64::pages_of(machine);
+    arm64::TimeDevices& devices = machine.board().time_devices();
+    if (state.notice) {
+        auto device = NoticeDevice::restore(devices.notice_wiring(pages), *state.notice);
+        if (!device) return tl::unexpected(std::move(device.error()));
+        devices.add(std::move(*device));
+    }
+    if (state.vmclock) {
+        auto device = VmclockDevice::create(devices.vmclock_wiring(pages), *state.vmclock);
+        if (!device) return tl::unexpected(std::move(device.error()));
+        devices.add(std::move(*device));
+    }
+    return {};
+}
+
 Status load_vcpu(kvm::Vcpu& vcpu, const VcpuState& state) {
     if (auto loaded = load_registers(vcpu, state, false); !loaded) return loaded;
     kvm_vcpu_events events{};
@@ -103,6 +120,8 @@ Result<VmState> save_state(VirtualMachine& machine, const kvm::System&) {
         state.vcpus.push_back(std::move(*saved));
     }
     state.serial = machine.board().serial().state();
+    if (NoticeDevice* notice = machine.board().notice()) state.notice = notice->save();
+    if (VmclockDevice* vmclock = machine.board().vmclock()) state.vmclock = vmclock->save();
     if (const arm64::Gic* gic = machine.board().gic()) {
         auto saved = gic->save(machine.config().vcpus);
         if (!saved) return tl::unexpected(std::move(saved.error()));
@@ -118,6 +137,7 @@ Status load_state(VirtualMachine& machine, const VmState& state) {
     }
     // After the interrupt controller, whose input it moves.
     machine.board().serial().load(state.serial);
+    if (auto done = load_time_devices(machine, state); !done) return done;
     for (std::size_t i = 0; i < state.vcpus.size(); ++i) {
         if (auto done = load_vcpu(machine.vcpus()[i], state.vcpus[i]); !done) return done;
     }

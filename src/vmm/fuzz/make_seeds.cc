@@ -39,6 +39,8 @@ Bytes sample_arm64_state() {
     for (arm64::GicVcpuState& one : gic.vcpus)
         one.cpu_interface.control = 6 << 8;  // 7 bits of priority
     state.serial.received = {'a', 'b'};
+    state.notice = NoticeState{0x3'0000, 5'000'000'000, {1, 2, 3, 4, 5, false}};
+    state.vmclock = VmclockDeviceState{0x3'1000, {1, 0, 2}};
     return arm64::encode_state(state);
 }
 

@@ -6,6 +6,7 @@
 #include "continuo/vmm/vm_state.h"
 #include "serial_codec.h"
 #include "state_items.h"
+#include "time_device_codec.h"
 
 namespace continuo::vmm {
 
@@ -53,28 +54,6 @@ struct WirePm1 {
 };
 static_assert(sizeof(WirePm1) == 4);
 
-struct WireNotice {
-    std::uint64_t page;
-    std::uint64_t release_after_ns;
-    std::uint64_t sequence;
-    std::uint64_t time_travelled_ns;
-    std::uint64_t gap_ns;
-    std::uint64_t maxerror_ns;
-    std::uint64_t unanswered_ns;
-    std::uint32_t released;
-    std::uint32_t zero;
-};
-static_assert(sizeof(WireNotice) == 64);
-
-struct WireVmclock {
-    std::uint64_t page;
-    std::uint64_t disruption_marker;
-    std::uint64_t generation;
-    std::uint32_t sequence;
-    std::uint32_t zero;
-};
-static_assert(sizeof(WireVmclock) == 32);
-
 struct WireEvents {
     std::uint8_t pending;
     std::uint8_t zero[3];
@@ -86,28 +65,15 @@ constexpr std::size_t kVcpuBytesMin = 7 * sizeof(ItemHeader) + sizeof(kvm_mp_sta
                                       sizeof(kvm_regs) + sizeof(kvm_sregs) +
                                       sizeof(kvm_lapic_state) + sizeof(kvm_vcpu_events) + kXsaveMin;
 
-void encode_notice(StateWriter& out, const NoticeState& notice) {
-    const abi::TimeTravelState& sums = notice.sums;
-    out.item(kTagNotice, kWholeVm,
-             WireNotice{notice.page, notice.release_after_ns, sums.sequence, sums.time_travelled_ns,
-                        sums.gap_ns, sums.maxerror_ns, sums.unanswered_ns,
-                        static_cast<std::uint32_t>(sums.released), 0});
-}
-
 /// A device at reset is left out: so a guest that uses none can go to a release that has none. The
 /// notice device is there or not: a guest that has one is never without.
 void encode_devices(StateWriter& out, const VmState& state) {
     encode_serial(out, kTagSerial, state.serial);
     if (state.pm1_enable != 0) out.item(kTagPm1, kWholeVm, WirePm1{state.pm1_enable, 0});
-    if (state.notice) encode_notice(out, *state.notice);
+    if (state.notice) encode_notice(out, kTagNotice, *state.notice);
     encode_serial(out, kTagWake, state.wake);
     if (state.generation_page) out.item(kTagGeneration, kWholeVm, *state.generation_page);
-    if (state.vmclock) {
-        const abi::VmclockState& clock = state.vmclock->clock;
-        out.item(kTagVmclock, kWholeVm,
-                 WireVmclock{state.vmclock->page, clock.disruption_marker, clock.generation,
-                             clock.sequence, 0});
-    }
+    if (state.vmclock) encode_vmclock(out, kTagVmclock, *state.vmclock);
     if (state.events != 0) out.item(kTagDeviceEvents, kWholeVm, WireEvents{state.events, {}});
 }
 
@@ -168,7 +134,7 @@ class Decoder {
                 return pm1(item);
             case kTagNotice:
                 if (auto once = vm_seen_.mark(item, 6); !once) return once;
-                return notice(item);
+                return decode_notice(item, state_.notice.emplace());
             case kTagWake:
                 if (auto once = vm_seen_.mark(item, 7); !once) return once;
                 return decode_serial(item, state_.wake);
@@ -180,7 +146,7 @@ class Decoder {
                 return events(item);
             case kTagVmclock:
                 if (auto once = vm_seen_.mark(item, 9); !once) return once;
-                return vmclock(item);
+                return decode_vmclock(item, state_.vmclock.emplace());
             default:
                 return unknown_item(item);
         }
@@ -191,28 +157,6 @@ class Decoder {
         if (auto copied = copy_item(item, wire); !copied) return copied;
         if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
         state_.pm1_enable = wire.enable;
-        return {};
-    }
-
-    Status notice(const StateItem& item) {
-        WireNotice wire;
-        if (auto copied = copy_item(item, wire); !copied) return copied;
-        if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
-        if (wire.released > 1)
-            return damaged_state(item.offset, "a notice is released, 1, or not, 0");
-        state_.notice = NoticeState{wire.page,
-                                    wire.release_after_ns,
-                                    {wire.sequence, wire.time_travelled_ns, wire.gap_ns,
-                                     wire.maxerror_ns, wire.unanswered_ns, wire.released != 0}};
-        return {};
-    }
-
-    Status vmclock(const StateItem& item) {
-        WireVmclock wire;
-        if (auto copied = copy_item(item, wire); !copied) return copied;
-        if (wire.zero != 0) return damaged_state(item.offset, "a reserved word is not zero");
-        state_.vmclock =
-            VmclockDeviceState{wire.page, {wire.disruption_marker, wire.generation, wire.sequence}};
         return {};
     }
 

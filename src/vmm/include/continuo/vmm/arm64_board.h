@@ -19,11 +19,19 @@ inline constexpr std::uint64_t kExit = kDevices + 0x1'1000;
 inline constexpr std::uint64_t kRedistributors = kDevices + 0x100'0000;
 inline constexpr std::uint64_t kRedistributorBytes = 0x2'0000;  ///< for each vCPU
 
+// Pages of memory that belong to devices. They lie in the first 2 MiB, between the device tree,
+// which is small, and the kernel.
+inline constexpr std::uint64_t kDeviceTree = 0x1'0000;
+inline constexpr std::uint64_t kNoticePage = 0x3'0000;
+inline constexpr std::uint64_t kVmclockPage = 0x3'1000;
+
 /// INTIDs of the GIC: SGIs from 0, PPIs (each vCPU's own) from 16, SPIs from 32.
 inline constexpr std::uint32_t kFirstPpi = 16;
 inline constexpr std::uint32_t kFirstSpi = 32;
 inline constexpr std::uint32_t kInterrupts = 64;  ///< the fewest that a vGICv3 can have
 inline constexpr std::uint32_t kSerialInterrupt = kFirstSpi;
+inline constexpr std::uint32_t kNoticeInterrupt = kFirstSpi + 1;  ///< edge, as the next
+inline constexpr std::uint32_t kVmclockInterrupt = kFirstSpi + 2;
 // The timers', as KVM has them where nobody asks otherwise (arch_timer.c, default_ppi).
 inline constexpr std::uint32_t kHypervisorTimerInterrupt = 26;
 inline constexpr std::uint32_t kVirtualTimerInterrupt = 27;

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "continuo/state/error.h"
+#include "continuo/vmm/notice_device.h"
 #include "continuo/vmm/serial_state.h"
+#include "continuo/vmm/vmclock_device.h"
 
 namespace continuo::vmm::arm64 {
 
@@ -125,6 +127,8 @@ struct VmState {
     std::vector<VcpuState> vcpus;
     std::optional<GicState> gic;  ///< where the VM has an interrupt controller
     SerialState serial;
+    std::optional<NoticeState> notice;          ///< where the VM has the device
+    std::optional<VmclockDeviceState> vmclock;  ///< where the VM has the device
     friend bool operator==(const VmState&, const VmState&) = default;
 };
 

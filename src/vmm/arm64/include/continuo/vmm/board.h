@@ -26,7 +26,8 @@ class SerialPort;
 class VmclockDevice;
 namespace arm64 {
 class Gic;
-}
+class TimeDevices;
+}  // namespace arm64
 
 /// Close to the gate of a resume a thread spins without giving its CPU away; before that it yields,
 /// so that more vCPUs than CPUs can all arrive. Host ticks.
@@ -65,16 +66,20 @@ class Board {
     /// nullptr: the VM has none.
     arm64::Gic* gic() { return gic_.get(); }
 
-    /// The device that tells the guest of gaps: there is none.
-    NoticeDevice* notice() { return nullptr; }
-    /// The one that tells it which life of a snapshot it is: there is none.
+    arm64::TimeDevices& time_devices() { return *time_devices_; }
+    /// The device that tells the guest of gaps; null where the VM has none.
+    NoticeDevice* notice();
+    /// The device that tells it the time; null where the VM has none.
+    VmclockDevice* vmclock();
+    /// The one that tells it which life of a snapshot it is: vmclock does.
     GenerationDevice* generation() { return nullptr; }
-    VmclockDevice* vmclock() { return nullptr; }
-    void on_running(bool /*runs*/) {}
+    /// Before the vCPUs run, and after.
+    void on_running(bool runs);
 
   private:
     std::unique_ptr<arm64::Gic> gic_;
     std::unique_ptr<SerialPort> serial_;
+    std::unique_ptr<arm64::TimeDevices> time_devices_;
 };
 
 /// For the error of a guest that KVM could not run on. On the vCPU's thread.

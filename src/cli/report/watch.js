@@ -118,7 +118,7 @@ function drawTimeline(which) {
         type: "line",
         data: {datasets: names.map(name => ({
             label: shortName(name), borderColor: kColours[all.indexOf(name)], backgroundColor: kColours[all.indexOf(name)],
-            borderWidth: 2, pointRadius: names.length === 1 ? 1.5 : 0, pointHitRadius: 6, stepped: "after", spanGaps: true,
+            borderWidth: 2, pointRadius: names.length === 1 ? 1.5 : 0, pointHitRadius: 6, stepped: "before", spanGaps: true,
             borderDash: all.indexOf(name) % 2 ? [6, 3] : [],
             data: data.timeline.at_ns.map((at, i) => ({x: at / 1e9, y: series[name][i]}))
         }))},
@@ -138,7 +138,7 @@ function drawHoles() {
     new Chart(document.getElementById("holes"), {
         type: "line",
         data: {datasets: [{label: "longest hole", borderColor: "#c0504d", backgroundColor: "#c0504d", borderWidth: 1.5, pointRadius: 0,
-                           stepped: "after",
+                           stepped: "before",
                            data: data.timeline.at_ns.map((at, i) => ({x: at / 1e9, y: data.timeline.longest_hole_ns[i]}))}]},
         plugins: [marks],
         options: {responsive: true, maintainAspectRatio: false, animation: false, parsing: false,

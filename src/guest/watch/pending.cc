@@ -90,10 +90,16 @@ std::optional<Seam> offset_seam(const Pending& pending, Clock clock,
                                 const std::optional<Seam>& monotonic) {
     const auto i = static_cast<std::size_t>(clock);
     Combined combined;
-    for (const Boundary& b : pending.boundaries)
-        if (b.before.offset[i] && b.after.offset[i])
-            combined.add(*b.after.offset[i] - *b.before.offset[i]);
+    const Boundary* first = nullptr;
+    for (const Boundary& b : pending.boundaries) {
+        if (!b.before.offset[i] || !b.after.offset[i]) continue;
+        combined.add(*b.after.offset[i] - *b.before.offset[i]);
+        if (first == nullptr || first->next.begin - b.next.begin > Ticks{}) first = &b;
+    }
     auto seam = seam_of(Method::kOffset, combined, jump_of(pending, clock));
+    // The kernel has one offset for all CPUs: where they differ, one came back so late that a
+    // second step fell into its gap. The first one that came back saw this event alone.
+    if (seam && !seam->cpus_agree) seam->seam = *first->after.offset[i] - *first->before.offset[i];
     if (!seam || pending.offsets_only()) return seam;
     if (!monotonic) return std::nullopt;
     seam->seam = seam->seam + monotonic->seam;

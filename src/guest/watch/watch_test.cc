@@ -225,6 +225,34 @@ TEST(Watch, ARepairSoonAfterAStopIsAnEventOfItsOwn) {
     }
 }
 
+// The second CPU comes back when the agent has stepped REALTIME already, and sees one event where
+// there are two: what the first one saw of each counts.
+TEST(Watch, ACpuThatComesBackLateDoesNotBlurTheOthers) {
+    for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+        SCOPED_TRACE(seed);
+        SimulatedGuest guest{seed, 2};
+        guest.with_vmclock = true;
+        Watch watch{2};
+        guest.run(watch.analyst, 2 * kSecond);
+        const std::int64_t gap = guest.between(30 * kMs, kSecond);
+        guest.stop(gap, guest.ticks(gap), gap);
+        for (int pass = 0; pass < 5; ++pass) {
+            watch.analyst.take(guest.pass(0));
+            guest.sleep_ns(5 * kMs);
+        }
+        guest.step(Clock::kRealtime, gap);
+        guest.run(watch.analyst, 2 * kSecond);
+        watch.analyst.finish();
+        const Event& stop = watch.found.events.front();
+        ASSERT_TRUE(stop.reasons.has(Reason::kDisruption));
+        ASSERT_TRUE(stop.of(Track::kRealtime));
+        EXPECT_FALSE(stop.of(Track::kRealtime)->cpus_agree);
+        EXPECT_TRUE(stop.of(Track::kRealtime)->lost->contains(ns(gap)));
+        ASSERT_EQ(watch.found.events.size(), 2U);
+        expect_holds(watch.found.events[1].of(Track::kRealtime), gap, "repair", 200);
+    }
+}
+
 TEST(Watch, ACounterThatMovesAgainstTheOthersIsSkewWithItsSize) {
     for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
         SCOPED_TRACE(seed);

@@ -62,14 +62,13 @@ Result<std::uint64_t> number_of_key(const Json& request, const char* key, std::u
 
 /// How long a migration may go on, and how it is to end.
 Result<vmm::MigrationOptions> limits_of(const Json& request) {
-    constexpr std::uint64_t kDowntimeMsMax = 24 * 3600 * 1000;
     const auto downtime =
-        number_of_key(request, "downtime_limit_ms", kDowntimeLimitMs, kDowntimeMsMax);
+        number_of_key(request, "downtime_limit_ns", kDowntimeLimitNs, kDowntimeLimitNsMost);
     if (!downtime) return tl::unexpected(downtime.error());
     const auto rounds = number_of_key(request, "rounds", kRounds, kRoundsMost);
     if (!rounds) return tl::unexpected(rounds.error());
     vmm::MigrationOptions options;
-    options.downtime_max = std::chrono::milliseconds{static_cast<std::int64_t>(*downtime)};
+    options.downtime_max = std::chrono::nanoseconds{static_cast<std::int64_t>(*downtime)};
     options.rounds_max = static_cast<std::uint32_t>(*rounds);
     options.force = flag_of_key(request, "force");
     return options;

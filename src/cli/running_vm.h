@@ -49,7 +49,8 @@ struct RunOptions {
 };
 
 /// Limits of `send` where the request has none.
-inline constexpr std::uint64_t kDowntimeLimitMs = 50;
+inline constexpr std::uint64_t kDowntimeLimitNs = 50'000'000;
+inline constexpr std::uint64_t kDowntimeLimitNsMost = 24ull * 3600 * 1'000'000'000;
 inline constexpr std::uint64_t kRounds = 30;
 inline constexpr std::uint64_t kRoundsMost = 900;  ///< the destination takes no 1000
 

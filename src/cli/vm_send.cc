@@ -28,7 +28,7 @@ constexpr const char* kExample =
 struct Options {
     std::string control;
     std::string to;
-    std::string downtime_limit = fmt::format("{}ms", kDowntimeLimitMs);
+    std::string downtime_limit = fmt::format("{}ns", kDowntimeLimitNs);
     std::string rounds = std::to_string(kRounds);
     bool force = false;
     bool json = false;
@@ -44,14 +44,11 @@ Result<Json> request_of(const Options& options) {
     if (!limit) return tl::unexpected(limit.error());
     const auto rounds = parse_u64("--rounds", options.rounds, {.min = 1, .max = kRoundsMost});
     if (!rounds) return tl::unexpected(rounds.error());
-    constexpr std::uint64_t kMs = 1'000'000;
-    constexpr std::uint64_t kLimitMax = 24 * 3600 * 1000 * kMs;
-    if (*limit < kMs || *limit > kLimitMax)
+    if (*limit == 0 || *limit > kDowntimeLimitNsMost)
         return state::fail(state::ErrorCode::kInvalidArgument, "--downtime-limit",
-                           "is not from 1ms to 24h");
-    return Json{{"command", "send"}, {"to", options.to},
-                {"progress", true},  {"downtime_limit_ms", *limit / kMs},
-                {"rounds", *rounds}, {"force", options.force}};
+                           "is not from 1ns to 24h");
+    return Json{{"command", "send"},           {"to", options.to},  {"progress", true},
+                {"downtime_limit_ns", *limit}, {"rounds", *rounds}, {"force", options.force}};
 }
 
 std::string in_words(const Json& now) {

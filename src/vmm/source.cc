@@ -30,9 +30,9 @@ std::uint64_t bytes_a_second(std::uint64_t bytes, std::chrono::nanoseconds took)
                                       static_cast<std::uint64_t>(took.count()));
 }
 
-std::string in_ms(std::chrono::nanoseconds length) {
-    return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(length).count()) +
-           " ms";
+std::string in_words(std::chrono::nanoseconds length) {
+    const std::int64_t us = length.count() / 1'000;
+    return us < 10'000 ? std::to_string(us) + " us" : std::to_string(us / 1'000) + " ms";
 }
 
 /// Every byte equals the one before it, and the first is zero.
@@ -271,7 +271,8 @@ class Source {
             ErrorCode::kTimeout, "pre-copy",
             "after " + std::to_string(stats_.rounds) + " passes the guest still has " +
                 std::to_string(rest) + " dirty pages, for which it would stand still " +
-                in_ms(stats_.expected_downtime) + "; the limit is " + in_ms(options_.downtime_max),
+                in_words(stats_.expected_downtime) + "; the limit is " +
+                in_words(options_.downtime_max),
             "raise the limit (--downtime-limit), or stop the guest all the same (--force)");
     }
 

@@ -75,6 +75,11 @@ class Usage(unittest.TestCase):
                 error_of("vm", "send", "--control", "/tmp/none", f"--to={to}", code=USAGE)
                 error_of("vm", "receive", f"--listen={to}", code=USAGE)
 
+    def test_limits_of_a_migration(self):
+        for words in [("--downtime-limit", "0ms"), ("--downtime-limit", "25h"), ("--downtime-limit", "soon"),
+                      ("--rounds", "0"), ("--rounds", "901"), ("--rounds", "x")]:
+            error_of("vm", "send", "--control", "/tmp/none", "--to", "unix:/tmp/x", *words, code=USAGE)
+
     def test_shapes(self):
         for words in [("--vcpus", "0"), ("--vcpus", "65"), ("--memory", "3"), ("--memory", "65537"), ("--memory", "65G"),
                       ("--dirty-rate", "x"), ("--for", "forever")]:

@@ -75,6 +75,11 @@ class Vm(WitnessCase):
         answer = json_of("vm", "send", "--control", control, "--to", at)
         self.assertEqual(answer["outcome"], "moved")
         self.assertGreater(answer["migration"]["rounds"], 0)
+        self.assertEqual([each["round"] for each in answer["passes"]], list(range(1, answer["migration"]["rounds"] + 1)))
+        for each in answer["passes"]:
+            self.assertEqual(each["pages_done"], each["pages"])
+        # It did not give up, so what was left fitted the limit.
+        self.assertLessEqual(answer["migration"]["expected_downtime_ns"], 50_000_000)
         output, _ = source.communicate(timeout=20)
         self.assertEqual((source.returncode, json.loads(output)["ended_by"]), (DONE, "moved"))
         self.await_witness(there)

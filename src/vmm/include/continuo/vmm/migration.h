@@ -124,7 +124,8 @@ struct MigrationOptions {
     std::chrono::milliseconds decide_timeout{
         30'000};                                   ///< to find out, after COMMIT, who has the VM
     std::chrono::milliseconds death_grace{3'000};  ///< an end of stream may be a death under way
-    std::chrono::milliseconds downtime_max{50};    ///< pre-copy ends when the rest takes less
+    /// Pre-copy ends when the rest takes less.
+    std::chrono::nanoseconds downtime_max{std::chrono::milliseconds{50}};
     /// Passes over dirty pages after which the guest is stopped all the same, or, where it is not
     /// to be forced, stays where it is.
     std::uint32_t rounds_max = 8;

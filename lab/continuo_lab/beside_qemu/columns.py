@@ -64,11 +64,11 @@ COLUMNS: Dict[str, Column] = {
         ),
         Column(
             "qemu-tsc", "QEMU, best, tsc", "the guest's clocksource is the TSC", FREEZE,
-            machine=_QEMU_BEST, append=_TSC, moves_max=10,
+            machine=_QEMU_BEST, append=_TSC, moves_max=5,
         ),
         Column(
             "advance-tsc", "advance, tsc", "the guest's clocksource is the TSC", ADVANCE, "advance",
-            append=_TSC, moves_max=10,
+            append=_TSC, moves_max=5,
         ),
     )
 }  # fmt: skip

@@ -102,8 +102,10 @@ Side CpuFollower::before(const Breaks& breaks) const {
 
 void CpuFollower::close(const Breaks& breaks) {
     if (breaks.closes_lines()) {
-        monotonic_.close(breaks.monotonic);
-        raw_.close(breaks.raw);
+        // Where one was left, the other may have been, by a reading too wide to tell.
+        const bool left = breaks.monotonic || breaks.raw;
+        monotonic_.close(left);
+        raw_.close(left);
         // The host's clock leaves its line wherever the counter stood still.
         phc_.close(true);
         skew_.reset();

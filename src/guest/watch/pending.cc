@@ -72,13 +72,28 @@ Nanos jump_of(const Pending& pending, Clock clock) {
     return first.next.of(clock).at - first.last.of(clock).at;
 }
 
+/// A clock whose rate was steered leaves its line slowly, and is found out only when it is as far
+/// off as readings are wide: so much may be of the time before.
+std::uint64_t hidden_ns(const Boundary& b, Clock clock, const LineFit& before,
+                        const LineFit& after) {
+    const auto width_ns = [&](const Bracket& reading) {
+        const Slope slope = before.slope_max();
+        const auto ticks = static_cast<time::i128>((reading.after - reading.before).raw());
+        return static_cast<std::uint64_t>(time::sat_i64(ticks * slope.nanos / slope.ticks + 1));
+    };
+    return before.width().magnitude() + after.width().magnitude() + width_ns(b.last.of(clock)) +
+           width_ns(b.next.of(clock));
+}
+
 std::optional<Seam> line_seam(const Pending& pending, Clock clock,
                               std::optional<LineFit> Side::*fit, const Steering& steering) {
     Combined combined;
     for (const Boundary& b : pending.boundaries) {
         if (!(b.before.*fit) || !(b.after.*fit)) continue;
         const Nanos gap = b.next.of(clock).at - b.last.of(clock).at;
-        const auto steered = steering.allowed(gap).magnitude();
+        std::uint64_t steered = steering.allowed(gap).magnitude();
+        if (steering.drift_shift && b.breaks.monotonic)
+            steered += hidden_ns(b, clock, *(b.before.*fit), *(b.after.*fit));
         combined.add(seam(*(b.before.*fit), *(b.after.*fit), b.last.end, b.next.begin) +
                      NanosInterval::around_zero(steered));
     }
@@ -199,8 +214,9 @@ void classify(Event& event) {
     for (const Track track : {Track::kMonotonic, Track::kMonotonicRaw, Track::kBoottime,
                               Track::kRealtime, Track::kTai, Track::kKvmclock})
         stepped = stepped || excludes_zero(event.of(track));
+    const bool known = event.of(Track::kMonotonic) || event.of(Track::kMonotonicRaw);
     event.reasons.remove(Reason::kStep);
-    if (stepped)
+    if (stepped || (left && !known))
         event.reasons.add(Reason::kStep);
     else if (left)
         event.reasons.add(Reason::kRate);

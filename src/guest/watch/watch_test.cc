@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::int64_t kMs = 1'000'000;
-constexpr std::uint64_t kSeeds = 60;
+constexpr std::uint64_t kSeeds = 100;
 /// Readings take 40 to 160 ticks of 0.2 to 1 ns; the line is known as well as that, and over the
 /// widest gap here twice as badly.
 constexpr std::uint64_t kBoundNs = 1000;
@@ -267,7 +267,7 @@ TEST(Watch, ACounterThatMovesAgainstTheOthersIsSkewWithItsSize) {
         const CpuSkew* moved = nullptr;
         for (const Event& event : watch.found.events)
             for (const CpuSkew& skew : event.skew)
-                if (skew.cpu == 2 && skew.before && skew.after) moved = &skew;
+                if (moved == nullptr && skew.cpu == 2 && skew.before && skew.after) moved = &skew;
         ASSERT_NE(moved, nullptr);
         EXPECT_TRUE(moved->before->contains(before));
         EXPECT_TRUE(moved->after->contains(guest.skew(2)));
@@ -301,13 +301,17 @@ TEST(Watch, ARateIsToldFromAStep) {
         SimulatedGuest guest{seed, 1};
         Watch watch{1};
         guest.run(watch.analyst, 2 * kSecond);
-        guest.steer(guest.between(100'000, 500'000));  // 100 to 500 ppm
+        // 0.5 to 500 ppm: found at once, or after as long as it takes to leave the readings' width.
+        guest.steer(guest.between(500, seed % 2 == 0 ? 5'000 : 500'000));
         guest.run(watch.analyst, 3 * kSecond);
         watch.analyst.finish();
-        ASSERT_FALSE(watch.found.events.empty());
-        EXPECT_TRUE(watch.found.events[0].reasons.only(Reason::kRate));
+        if (seed % 2 == 1) {
+            ASSERT_FALSE(watch.found.events.empty());
+        }
         for (const Event& event : watch.found.events)
-            EXPECT_FALSE(event.reasons.has(Reason::kStep));
+            EXPECT_TRUE(event.reasons.only(Reason::kRate))
+                << event.of(Track::kMonotonic)->seam.lo().raw() << " to "
+                << event.of(Track::kMonotonic)->seam.hi().raw();
     }
 }
 

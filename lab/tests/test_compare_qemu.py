@@ -254,6 +254,17 @@ class Watched(unittest.TestCase):
         watched = self.judged([figures], [self.event(figures, 3000, 50, shift=10**12)])
         self.assertEqual((watched.agree, watched.unseen, watched.unseen_seam_ns), (0, 1, 3000))
 
+    def test_a_guest_is_asked_about_its_own_moves_only(self):
+        move = {**made_move(tsc_lost=10_000, kvm_lost=2000), "column": "qemu"}
+        figures = figures_of(move)
+        booted = {"kind": "guest", "column": "qemu", "release": "6.12"}
+        asked = {"kind": "guest_watched", "column": "qemu", "back": {}, "events": [self.event(figures, 3000, 50)]}
+        watched = summary_of(COLUMNS["qemu"], [booted, move, booted, move, asked]).watched
+        self.assertEqual((watched.agree, watched.disagree, watched.unseen), (1, 0, 0))
+        self.assertIsNone(summary_of(COLUMNS["qemu"], [booted, move]).watched)
+        watched = summary_of(COLUMNS["qemu"], [booted, move, asked, booted, move, asked]).watched
+        self.assertEqual((watched.events, watched.agree), (2, 2))
+
     def test_realtime_may_be_set_back_and_monotonic_may_not(self):
         self.assertEqual(self.judged([], [], backward=2).backward, 2)
 

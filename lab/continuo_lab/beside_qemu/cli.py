@@ -107,7 +107,7 @@ def as_document(request: Request, records: Sequence[Dict], summaries: Sequence[S
     facts = {
         "schema": "continuo/compare-qemu/1", "began": began, "host": request.host,
         "host_kernel": host.get("release"), "host_cpus": host.get("cpus"), "tsc_khz": host.get("tsc_khz"),
-        "host_boots": len(boots), "guest_kernel": guests, "guest_cpus": request.cpus,
+        "host_boots": sum(record["kind"] == "host" for record in records), "guest_kernel": guests, "guest_cpus": request.cpus,
         "guest_memory_mib": request.memory_mib, "qemu": versions,
         "continuo": sorted({boot["continuo"] for boot in boots if "continuo" in boot}),
         "load_min": min(loads, default=None), "load_max": max(loads, default=None),

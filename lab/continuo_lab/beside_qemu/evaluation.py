@@ -219,6 +219,24 @@ def watched_of(figures: Sequence[Figures], record: Dict) -> Watched:
                    max(unseen, default=0), backward)  # fmt: skip
 
 
+def _watched_by_guests(own: Sequence[Dict]) -> Optional[Watched]:
+    """Each guest is asked about its own moves: one that was booted anew knows nothing of those before it."""
+    found: List[Watched] = []
+    moves: List[Figures] = []
+    for record in own:
+        if record["kind"] == "guest":
+            moves = []
+        elif record["kind"] == "move":
+            moves.append(figures_of(record))
+        elif record["kind"] == "guest_watched":
+            found.append(watched_of(moves, record))
+    if not found:
+        return None
+    add, most = ("events", "agree", "disagree", "unseen", "backward"), ("bound_ns", "unseen_seam_ns")
+    return Watched(**{name: sum(getattr(one, name) for one in found) for name in add},
+                   **{name: max(getattr(one, name) for one in found) for name in most})  # fmt: skip
+
+
 _MAY_STEP = ("CLOCK_REALTIME", "CLOCK_TAI")
 
 
@@ -283,12 +301,11 @@ def summary_of(column: Column, records: Sequence[Dict]) -> Optional[Summary]:
         values = tuple(value for value in (row[name] for row in rows) if value is not None)
         if values:
             spreads[name] = Spread(values)
-    watched = [record for record in own if record["kind"] == "guest_watched"]
     saw = [record["backward"] for record in own if record["kind"] == "guest_saw"]
     return Summary(
         column, len(moves), [record["why"] for record in own if record["kind"] == "failed"], spreads,
         sum(1 for one in figures if one.wrong_for is None),
         max((one.observed for one in figures), default=0), sum(saw) if saw else None,
-        watched_of(figures, watched[-1]) if watched else None,
+        _watched_by_guests(own),
         sum(record["seconds"] for record in moves),
     )  # fmt: skip

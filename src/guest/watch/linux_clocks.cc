@@ -78,6 +78,12 @@ bool same(const std::optional<continuo_vmclock_words>& a,
            a->fraction == b->fraction && a->period == b->period;
 }
 
+#if defined(__x86_64__)
+constexpr bool kHasKvmclock = true;
+#else
+constexpr bool kHasKvmclock = false;
+#endif
+
 /// Pages that the kernel maps for its vDSO's data.
 std::vector<const continuo_pvclock_page*> vdso_pages() {
     std::vector<const continuo_pvclock_page*> pages;
@@ -175,13 +181,12 @@ std::string LinuxClocks::kvm_phc() {
 }
 
 bool LinuxClocks::find_kvmclock() {
-#if defined(__x86_64__)
+    if (!kHasKvmclock) return false;
     for (const continuo_pvclock_page* page : vdso_pages())
         if (child_accepts(page) && runs(*page)) {
             kvmclock_ = page;
             return true;
         }
-#endif
     return false;
 }
 

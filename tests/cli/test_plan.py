@@ -90,9 +90,13 @@ class Plan(unittest.TestCase):
     def test_same_boot_goes_by_the_counter(self):
         host = self.record["boot_id"]
         counter = self.record["anchor"]["counter"] + 2_500_000_000  # 1 s later
-        anchor = {**self.destination["anchor"], "counter": counter}
-        answer = self.changed(destination={"same_boot": True, "boot_id": host, "host_hz": 2_500_000_000,
-                                           "anchor": anchor})
+        suspended = self.record["anchor"]["suspended_ns"]
+        anchor = {**self.destination["anchor"], "counter": counter, "suspended_ns": suspended}
+        boot = {"same_boot": True, "boot_id": host, "host_hz": 2_500_000_000}
+        slept = self.changed(destination={**boot, "anchor": {**anchor, "suspended_ns": suspended + 10**9}})
+        self.assertEqual((slept["elapsed_by"], slept["gap"]["ns"]), ("tai", 12 * 10**9))
+        self.assertIn("suspended", slept["notes"][0])
+        answer = self.changed(destination={**boot, "anchor": anchor})
         self.assertEqual((answer["elapsed_by"], answer["gap"]["ns"]), ("host_counter", 10**9))
         # On one boot the line simply goes on, with the offset that it had.
         self.assertEqual([row["offset"] for row in tsc_rows(answer)],

@@ -7,7 +7,7 @@ Inode numbers, owners and times are fixed, so the same input gives the same byte
 
 import stat
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Dict
 
 from .errors import BAD_REQUEST, LabError
 
@@ -84,3 +84,20 @@ def _absolute(path: str) -> PurePosixPath:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def members(archive: bytes) -> Dict[str, bytes]:
+    """What the regular files in an archive hold, by their path without its first slash."""
+    found: Dict[str, bytes] = {}
+    at = 0
+    while archive[at : at + 6] == b"070701":
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + name_size - 1].decode()
+        if name == "TRAILER!!!":
+            break
+        begin = (at + 110 + name_size + 3) & ~3
+        if stat.S_ISREG(mode):
+            found[name] = archive[begin : begin + size]
+        at = (begin + size + 3) & ~3
+    return found

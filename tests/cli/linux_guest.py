@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "lab"))
 
 from continuo_lab.cache import cache_root  # noqa: E402
-from continuo_lab.cpio import CpioWriter  # noqa: E402
+from continuo_lab.cpio import CpioWriter, members  # noqa: E402
 
 HEAD = b"""#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -44,22 +44,15 @@ def busybox(guest):
         if program is None:
             raise FileNotFoundError("busybox: install Debian's busybox-static")
         return pathlib.Path(program).read_bytes()
-    archive = cached(guest, "6.12", "base.cpio").read_bytes()
-    at = 0
-    while True:  # "newc": 110 bytes of hexadecimal fields, the name, the content, each part padded to 4 bytes
-        size, name_size = int(archive[at + 54:at + 62], 16), int(archive[at + 94:at + 102], 16)
-        name = archive[at + 110:at + 110 + name_size - 1]
-        content = (at + 110 + name_size + 3) // 4 * 4
-        if name.endswith(b"/bin/busybox"):
-            return archive[content:content + size]
-        if name == b"TRAILER!!!":
-            raise FileNotFoundError("busybox in the lab's base image")
-        at = (content + size + 3) // 4 * 4
+    for name, content in members(cached(guest, "6.12", "base.cpio").read_bytes()).items():
+        if name.endswith("/bin/busybox"):
+            return content
+    raise FileNotFoundError("busybox in the lab's base image")
 
 
-def initrd(path, script, programs=(), guest=AMD64):
+def initrd(path, script, programs=(), guest=AMD64, files=None):
     """Writes an initramfs whose first process is busybox's shell with `script`; its console is ttyS0. `programs` are
-    static ones, for /bin."""
+    static ones, for /bin; `files` what else is wanted, by its path inside."""
     out = io.BytesIO()
     archive = CpioWriter(out)
     archive.character_device("/dev/console", 5, 1, 0o600)
@@ -68,6 +61,8 @@ def initrd(path, script, programs=(), guest=AMD64):
     archive.file("/bin/busybox", busybox(guest), 0o755)
     for program in programs:
         archive.file(f"/bin/{program.name}", program.read_bytes(), 0o755)
+    for inside, content in (files or {}).items():
+        archive.file(inside, content, 0o755)
     archive.file("/init", HEAD + script.encode(), 0o755)
     archive.finish()
     path.write_bytes(gzip.compress(out.getvalue(), 6, mtime=0))

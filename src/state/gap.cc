@@ -73,8 +73,8 @@ void note_suspended(const std::optional<std::uint64_t>& then,
     notes.push_back(
         what +
         ", and what its counter did meanwhile is unknown: the gap goes by its TAI, which is "
-        "taken to be 2 s less certain, for Linux makes up for a suspend by a clock of whole "
-        "seconds");
+        "taken to be 2 s and 501 ppm of the suspend less certain, for Linux makes up for it by a "
+        "clock of whole seconds");
 }
 
 Measured by_host_counter(const Record& record, const Destination& destination,
@@ -144,12 +144,31 @@ Measured by_tai(const Record& record, const Destination& destination, Count<Host
     return out;
 }
 
+/// The longest that the host can have been suspended between the two anchors: what BOOTTIME -
+/// MONOTONIC says, where both say it, else all of the time that their TAI are apart.
+std::uint64_t longest_suspend_ns(const Record& record, const Destination& destination) {
+    const auto apart = [](std::uint64_t now, std::uint64_t then) {
+        const auto more = static_cast<std::int64_t>(now - then);
+        return size_of(static_cast<i128>(more));
+    };
+    const auto& then = record.anchor.suspended_ns;
+    const auto& now = destination.anchor.suspended_ns;
+    if (then && now) return apart(*now, *then);
+    return size_of(static_cast<i128>(destination.anchor.tai.raw()) -
+                   static_cast<i128>(record.anchor.tai.raw()));
+}
+
 /// timekeeping_resume() adds the difference of two readings of the persistent clock, each of them
-/// up to 1 s late, and leaves maxerror as it was. (Where the clocksource goes on in a suspend
-/// nothing is lost, but that is not to be seen from outside.)
-Destination after_suspend(Destination destination) {
+/// up to 1 s late, and leaves maxerror as it was. That clock runs by a crystal of its own, which is
+/// taken to be within 500 ppm, by which its measure of a suspend is off by less than 501. (Where
+/// the clocksource goes on in a suspend nothing is lost, but that is not to be seen from outside.)
+Destination after_suspend(const Record& record, Destination destination) {
     constexpr std::uint64_t kPersistentClockNs = 2 * kNanosPerSecond;
-    destination.anchor.tai_bound_ns = sum_of({destination.anchor.tai_bound_ns, kPersistentClockNs});
+    constexpr time::u128 kMillion = 1'000'000;
+    const time::u128 drift =
+        (time::u128{longest_suspend_ns(record, destination)} * 501 + kMillion - 1) / kMillion;
+    destination.anchor.tai_bound_ns = sum_of(
+        {destination.anchor.tai_bound_ns, kPersistentClockNs, static_cast<std::uint64_t>(drift)});
     return destination;
 }
 
@@ -354,7 +373,7 @@ tl::expected<Gap, GapError> measure_gap(const Record& record, const Destination&
         if (ran_throughout(record.anchor.suspended_ns, destination.anchor.suspended_ns))
             return by_host_counter(record, destination, resume_at);
         note_suspended(record.anchor.suspended_ns, destination.anchor.suspended_ns, notes);
-        const Measured tai = by_tai(record, after_suspend(destination), resume_at, notes);
+        const Measured tai = by_tai(record, after_suspend(record, destination), resume_at, notes);
         measures.by_tai = tai.report();
         return tai;
     }();

@@ -70,6 +70,23 @@ TEST_F(Notice, AStartingGuestFindsAQuietPage) {
     EXPECT_EQ(device->tend(), std::nullopt);
 }
 
+// Bytes of a peer may say so, and `--release-after 0s`; it moves again before anybody looks.
+TEST_F(Notice, WhoIsGivenNoTimeIsReleasedWhenItIsSaved) {
+    const auto source = start(0);
+    ASSERT_TRUE(source->raise({5'000, 6'000, 70}));
+    EXPECT_NE(page()->released_sequence, page()->migration_sequence);
+    const NoticeState saved = source->save();
+    EXPECT_TRUE(saved.sums.released);
+    EXPECT_EQ(saved.sums.unanswered_ns, 5'000u) << "released is not answered";
+    EXPECT_EQ(page()->released_sequence, page()->migration_sequence);
+
+    NoticeState foreign = saved;
+    foreign.sums.released = false;
+    const auto device = NoticeDevice::restore(wiring(), foreign);
+    ASSERT_TRUE(device);
+    EXPECT_EQ((*device)->save(), saved);
+}
+
 TEST_F(Notice, IsTakenAlongRaisedAnsweredAndCounted) {
     const auto source = start();
     const auto device = moved(*source);

@@ -74,7 +74,8 @@ class NoticeDevice {
     /// Looks for an answer, and releases readers when it is time.
     std::optional<Event> tend();
 
-    /// With the guest's last answer in it; writes nothing. The VM is stopped.
+    /// With the guest's last answer in it. The VM is stopped; its memory is taken after this, for
+    /// where readers are given no time at all they are released in the page now.
     NoticeState save();
     NoticeStatus status() const;
 

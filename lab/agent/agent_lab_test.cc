@@ -310,13 +310,14 @@ TEST_F(AgentLab, AGatedReaderWaitsAndReadsNoStaleTime) {
     for (int i = 0; i < 5; ++i) {
         freeze(4 * kSecondNs);
         host->raise(4 * kSecondNs);
+        timespec now{};
+        continuo_gate_state state{};
+        // Before the thread is made: it may have slept some of its 20 ms when this one runs on.
+        const std::int64_t before = clock_ns(CLOCK_BOOTTIME);
         std::thread resume([&] {
             std::this_thread::sleep_for(20ms);
             host->interrupt();
         });
-        timespec now{};
-        continuo_gate_state state{};
-        const std::int64_t before = clock_ns(CLOCK_BOOTTIME);
         ASSERT_EQ(continuo_gated_realtime(host->gate(), &now, &state), 0);
         const std::int64_t after = clock_ns(CLOCK_BOOTTIME);
         const std::int64_t read = now.tv_sec * kSecondNs + now.tv_nsec;

@@ -51,6 +51,7 @@ struct Options {
     std::string window = "1s";
     std::string hole = "100ms";
     std::string vmclock = "auto";
+    std::string notice = "auto";
     std::string phc = "auto";
     std::string html, from;
     bool json = false;
@@ -123,6 +124,27 @@ Status open_vmclock(const std::string& option, LinuxClocks& clocks, WatchSetup& 
         return fail(ErrorCode::kIo, place->path, "the vmclock page could not be mapped",
                     "Give a device or file of 4096 bytes, or --vmclock none", error);
     progress("{}: not used: {}", place->path, strerrordesc_np(error));
+    return {};
+}
+
+Status open_notice(const std::string& option, LinuxClocks& clocks, WatchSetup& setup) {
+    if (option == "none") return {};
+    const bool named = option != "auto";
+    const auto address = named ? std::nullopt : LinuxClocks::notice_address();
+    if (!named && !address) return {};
+    const std::string text = named ? option : fmt::format("/dev/mem@{:#x}", *address);
+    const auto place = parse_place("--notice", text);
+    if (!place) return tl::unexpected(place.error());
+    const int error = clocks.open_notice(place->path, place->offset);
+    if (error == 0) setup.notice = text;
+    if (error == 0) return {};
+    const std::string_view what =
+        error == EBADMSG ? "it is no notice page" : "the notice page could not be mapped";
+    if (named)
+        return fail(ErrorCode::kIo, text, std::string{what},
+                    "Give a device or file and where the page is in it, or --notice none",
+                    error == EBADMSG ? 0 : error);
+    progress("{}: not used: {}", text, error == EBADMSG ? what : strerrordesc_np(error));
     return {};
 }
 
@@ -238,6 +260,8 @@ Result<ExitCode> run(const Options& options) {
     LinuxClocks clocks;
     if (auto opened = open_vmclock(options.vmclock, clocks, setup); !opened)
         return tl::unexpected(opened.error());
+    if (auto opened = open_notice(options.notice, clocks, setup); !opened)
+        return tl::unexpected(opened.error());
     if (auto opened = open_phc(options.phc, clocks, setup); !opened)
         return tl::unexpected(opened.error());
     setup.kvmclock = clocks.find_kvmclock();
@@ -286,6 +310,10 @@ void add_watch(CLI::App& program, Invocation& invocation) {
     command
         ->add_option("--vmclock", options->vmclock,
                      "The vmclock page (else /dev/vmclock0 where it is), or none")
+        ->type_name("FILE[@OFFSET]");
+    command
+        ->add_option("--notice", options->notice,
+                     "The notice page (else the one that ACPI names, where it does), or none")
         ->type_name("FILE[@OFFSET]");
     command
         ->add_option("--phc", options->phc,

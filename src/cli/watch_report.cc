@@ -180,6 +180,7 @@ Json setup_json(const WatchSetup& setup) {
             {"window_ns", setup.window.raw()},
             {"hole_ns", setup.hole.raw()},
             {"vmclock", or_null(setup.vmclock)},
+            {"notice", or_null(setup.notice)},
             {"phc", or_null(setup.phc)},
             {"kvmclock_page", setup.kvmclock}};
 }
@@ -216,6 +217,7 @@ std::string ticks_text(const std::optional<SkewInterval>& skew) {
 std::string head_text(const WatchSetup& setup, const Report& report) {
     std::string pages = setup.kvmclock ? "kvmclock's page" : "no kvmclock page";
     pages += setup.vmclock.empty() ? ", no vmclock" : ", vmclock " + setup.vmclock;
+    pages += setup.notice.empty() ? ", no notice page" : ", notice page " + setup.notice;
     pages += setup.phc.empty() ? ", no PTP clock of the host" : ", PTP clock " + setup.phc;
     std::string text = fmt::format(
         "Linux {}, clocksource {}, {} CPUs; {}\n{} passes in {}, {} a second on each CPU; a pass "

@@ -15,7 +15,7 @@ struct WatchSetup {
     std::vector<int> cpus;  ///< the kernel's numbers of what the report counts from 0
     std::uint64_t rate_hz = 0;
     std::string kernel, clocksource;
-    std::string vmclock, phc;  ///< the files; empty where there are none
+    std::string vmclock, notice, phc;  ///< the files; empty where there are none
     bool kvmclock = false;
     guest::watch::Nanos window, hole;
 };

@@ -41,6 +41,7 @@ class WatchInAGuest:
         self.assertEqual(setup["clocksource"], self.CLOCKSOURCE)
         self.assertEqual(setup["phc"], "/dev/ptp0")
         self.assertTrue(setup["kvmclock_page"])
+        self.assertEqual(setup["notice"], "/dev/mem@0xd0000")
         self.assertEqual([move["certificate"]["policy"] for move in self.figures["moves"]],
                          ["advance-and-notify", "freeze-and-notify"])
 

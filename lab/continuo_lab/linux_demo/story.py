@@ -50,7 +50,7 @@ def story_of(outcome: Outcome) -> Story:
     watch = watch_in(outcome.printed)
     agent = lines_of("agent.log", outcome.printed)
     sent, received = outcome.documents[0::2], outcome.documents[1::2]
-    events = [event for event in watch["events"] if set(event["reasons"]) & {"republished", "disruption"}]
+    events = [event for event in watch["events"] if set(event["reasons"]) & {"republished", "disruption", "notice"}]
     if len(events) != len(received):
         saw = ", ".join(f"{event['number']} ({'+'.join(event['reasons'])}) at {event['at_ns'] / 1e9:.3f} s" for event in events)
         raise LabError(_FAILED, f"the guest's watch saw {len(events)} moves, and there were {len(received)}: {saw}")

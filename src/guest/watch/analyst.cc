@@ -120,7 +120,7 @@ bool Analyst::Work::amend(const Pass& pass, const Breaks& breaks) {
     if (!breaks.by_page()) return false;
     for (Pending& pending : open)
         for (Boundary& boundary : pending.boundaries)
-            if (boundary.next.cpu == pass.cpu && boundary.awaits_page()) {
+            if (boundary.next.cpu == pass.cpu && boundary.awaits_page(breaks)) {
                 const bool was_plain = boundary.breaks.plain_hole;
                 boundary.amend(pass, breaks);
                 pending.reasons.add(breaks.reasons);
@@ -133,7 +133,7 @@ bool Analyst::Work::amend(const Pass& pass, const Breaks& breaks) {
 Pending* Analyst::Work::joinable(const Pass& pass, const Breaks& breaks) {
     const Count last = followers[pass.cpu].last()->woke;
     for (Pending& pending : open) {
-        if (pending.has(pass.cpu)) continue;
+        if (pending.has(pass.cpu) || !pending.announced_as(breaks)) continue;
         // A step of an offset and a move are two events; so that a stop and a move are one, a hole
         // goes with either.
         if (pending.offsets_only() ? breaks.closes_lines() : breaks.offsets_only) continue;

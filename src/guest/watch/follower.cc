@@ -74,6 +74,8 @@ void CpuFollower::look_at_pages(const Pass& pass, Breaks& breaks) const {
             !(a.scale() == b.scale()))
             breaks.reasons.add(Reason::kRepublished);
     }
+    if (pass.notices && last_->notices && *pass.notices != *last_->notices)
+        breaks.reasons.add(Reason::kNotice);
     if (!pass.vmclock || !last_->vmclock) return;
     if (pass.vmclock->disruption_marker != last_->vmclock->disruption_marker ||
         pass.vmclock->generation != last_->vmclock->generation)

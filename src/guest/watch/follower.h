@@ -26,6 +26,11 @@ struct Breaks {
         return closes_lines() && !monotonic && !raw && !reasons.has(Reason::kStop) &&
                !reasons.has(Reason::kBackward);
     }
+    /// A page that the host writes before any vCPU runs again has told of it, so that every CPU
+    /// sees that at once: what a CPU saw without it was before.
+    bool announced() const {
+        return reasons.has(Reason::kNotice) || reasons.has(Reason::kDisruption);
+    }
     /// The lines themselves were left, so that they say nothing any more.
     bool monotonic = false, raw = false, phc = false;
     /// Clocks whose offset from MONOTONIC changed.

@@ -12,6 +12,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <iomanip>
 #include <sstream>
 #include <vector>
 
@@ -114,21 +115,30 @@ bool child_accepts(const continuo_pvclock_page* page) {
            WEXITSTATUS(status) == 0;
 }
 
-/// Over 10 ms it goes on as MONOTONIC_RAW does, within a thousandth.
+/// Over 10 ms it goes on as MONOTONIC_RAW does, within a thousandth and what the readings leave
+/// open: whoever reads may lose the CPU in the middle of it.
 bool runs(const continuo_pvclock_page& page) {
-    const auto look = [&page] {
+    struct Look {
+        std::int64_t before, clock, after;
+    };
+    const auto look = [&page]() -> std::optional<Look> {
         const auto line = kvmclock_line(page);
-        const Count counter = Count::from_raw(continuo_counter());
-        return std::pair{line ? line->at(counter).raw() : 0, clock_now(CLOCK_MONOTONIC_RAW).raw()};
+        if (!line) return std::nullopt;
+        const auto at = [&line](std::uint64_t counter) {
+            return static_cast<std::int64_t>(line->at(Count::from_raw(counter)).raw());
+        };
+        const std::uint64_t before = continuo_counter();
+        const auto clock = static_cast<std::int64_t>(clock_now(CLOCK_MONOTONIC_RAW).raw());
+        return Look{at(before), clock, at(continuo_counter())};
     };
     const auto first = look();
     timespec pause{0, 10'000'000};
     nanosleep(&pause, nullptr);
     const auto last = look();
-    const auto by_page = static_cast<std::int64_t>(last.first - first.first);
-    const auto by_clock = static_cast<std::int64_t>(last.second - first.second);
-    const std::int64_t off = by_page - by_clock;
-    return by_page > 0 && off < by_clock / 1000 + 100'000 && off > -(by_clock / 1000 + 100'000);
+    if (!first || !last) return false;
+    const std::int64_t by_clock = last->clock - first->clock;
+    const std::int64_t least = last->before - first->after, most = last->after - first->before;
+    return by_clock > 0 && least <= by_clock + by_clock / 1000 && most >= by_clock - by_clock / 1000;
 }
 
 }  // namespace
@@ -137,21 +147,57 @@ LinuxClocks::~LinuxClocks() {
     if (phc_ >= 0) ::close(phc_);
 }
 
-int LinuxClocks::open_vmclock(const std::string& path, std::uint64_t offset) {
+namespace {
+
+/// `bytes` of a device or file, read only; in `error` 0 or an errno.
+const void* map_page(const std::string& path, std::uint64_t offset, std::size_t bytes, int& error) {
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return errno;
+    if (fd < 0) {
+        error = errno;
+        return nullptr;
+    }
     struct stat status {};
     const bool file = fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
     // A file that is shorter than what is mapped of it would kill whoever reads it.
-    const bool whole = !file || static_cast<std::uint64_t>(status.st_size) >=
-                                    offset + sizeof(continuo_vmclock_page);
+    const bool whole = !file || static_cast<std::uint64_t>(status.st_size) >= offset + bytes;
     void* const at =
         whole ? mmap(nullptr, kPageSize, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(offset))
               : MAP_FAILED;
-    const int error = at != MAP_FAILED ? 0 : whole ? errno : ENXIO;
+    error = at != MAP_FAILED ? 0 : whole ? errno : ENXIO;
     ::close(fd);
-    if (error == 0) vmclock_ = static_cast<const continuo_vmclock_page*>(at);
+    return error == 0 ? at : nullptr;
+}
+
+/// Odd while one is unanswered, and one more for the answer.
+std::uint64_t notices_in(const continuo_time_travel_page& page) {
+    const std::uint64_t sequence = CONTINUO_LOAD_ACQUIRE(page.migration_sequence);
+    return sequence / 2 + sequence % 2;
+}
+
+}  // namespace
+
+int LinuxClocks::open_vmclock(const std::string& path, std::uint64_t offset) {
+    int error = 0;
+    const void* const at = map_page(path, offset, sizeof(continuo_vmclock_page), error);
+    if (at != nullptr) vmclock_ = static_cast<const continuo_vmclock_page*>(at);
     return error;
+}
+
+int LinuxClocks::open_notice(const std::string& path, std::uint64_t offset) {
+    int error = 0;
+    const void* const at = map_page(path, offset, kPageSize, error);
+    if (at == nullptr) return error;
+    const auto* const page = static_cast<const continuo_time_travel_page*>(at);
+    if (continuo_travel_page_valid(page) == 0) return EBADMSG;
+    notice_ = page;
+    return 0;
+}
+
+std::optional<std::uint64_t> LinuxClocks::notice_address() {
+    std::ifstream file{"/sys/bus/acpi/devices/CTNO0001:00/uid"};
+    std::uint64_t address = 0;
+    if (!(file >> std::setbase(0) >> address)) return std::nullopt;
+    return address;
 }
 
 int LinuxClocks::open_phc(const std::string& path) {
@@ -200,6 +246,7 @@ void LinuxClocks::read(std::uint64_t number, Pass& pass) {
     pass.woke = counter();
     if (vmclock_ != nullptr) pass.vmclock = vmclock_words(*vmclock_);
     if (kvmclock_ != nullptr) pass.kvmclock = kvmclock_line(*kvmclock_);
+    if (notice_ != nullptr) pass.notices = notices_in(*notice_);
     pass.begin = counter();
     Count before = pass.begin;
     for (std::size_t i = 0; i < kClocks; ++i) {
@@ -212,7 +259,8 @@ void LinuxClocks::read(std::uint64_t number, Pass& pass) {
     pass.end = before;
     if (pass.cpu == 0) read_system_calls(number, pass);
     pass.torn = (vmclock_ != nullptr && !same(pass.vmclock, vmclock_words(*vmclock_))) ||
-                (kvmclock_ != nullptr && !same(pass.kvmclock, kvmclock_line(*kvmclock_)));
+                (kvmclock_ != nullptr && !same(pass.kvmclock, kvmclock_line(*kvmclock_))) ||
+                (notice_ != nullptr && *pass.notices != notices_in(*notice_));
 }
 
 void LinuxClocks::read_system_calls(std::uint64_t number, Pass& pass) {

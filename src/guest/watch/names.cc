@@ -19,7 +19,8 @@ std::string_view name(Track track) {
 
 std::string_view name(Reason reason) {
     constexpr std::array<std::string_view, kReasons> names{
-        "stop", "step", "rate", "backward", "disruption", "republished", "reference", "skew"};
+        "stop",   "step",        "rate",      "backward", "disruption",
+        "notice", "republished", "reference", "skew"};
     return names[static_cast<std::size_t>(reason)];
 }
 

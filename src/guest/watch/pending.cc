@@ -16,6 +16,13 @@ bool Pending::has(std::uint32_t cpu) const {
                        [cpu](const Boundary& b) { return b.next.cpu == cpu; });
 }
 
+bool Pending::announced_as(const Breaks& breaks) const {
+    return breaks.plain_hole ||
+           std::any_of(boundaries.begin(), boundaries.end(), [&breaks](const Boundary& b) {
+               return b.breaks.plain_hole || b.breaks.announced() == breaks.announced();
+           });
+}
+
 bool Pending::overlaps(Count last, Count next) const {
     return next - from >= Ticks{} && to - last >= Ticks{};
 }

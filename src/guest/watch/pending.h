@@ -20,11 +20,11 @@ struct Boundary {
     /// The aftermath, once the event is measured.
     Side after{};
 
-    /// What a page tells later is of this event: where a page told of it already, because a host
-    /// writes it again as its vCPUs come; where it was a hole, because a CPU may run before its
-    /// host has written the page that all CPUs read, by a pass or two.
-    bool awaits_page() const {
-        return breaks.plain_hole ? passes_since <= 2 : breaks.closes_lines();
+    /// Whether what a page tells later is of this event. A host may write kvmclock's page again as
+    /// its vCPUs come; and where it was a hole, a CPU may run before its host has written the page
+    /// that all CPUs read, by a pass or two.
+    bool awaits_page(const Breaks& now) const {
+        return breaks.plain_hole ? passes_since <= 2 : breaks.closes_lines() && !now.announced();
     }
     void amend(const Pass& pass, const Breaks& now);
 };
@@ -37,6 +37,9 @@ struct Pending {
     std::optional<Nanos> since_stop;
 
     bool has(std::uint32_t cpu) const;
+    /// Whether it and what another CPU saw are announced both, or neither is, or one is a hole, of
+    /// which nothing is known.
+    bool announced_as(const Breaks& breaks) const;
     /// Whether a break between these two counter values can be this one.
     bool overlaps(Count last, Count next) const;
     void narrow(Count last, Count next);

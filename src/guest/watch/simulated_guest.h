@@ -43,6 +43,7 @@ class SimulatedGuest {
         for (std::int64_t& offset : clocks_)
             offset -= clocks_miss_ns;
         ++marker_;
+        ++notices_;
         publish();
     }
     void step(Clock clock, std::int64_t ns) { clocks_[index(clock)] += ns; }
@@ -55,12 +56,14 @@ class SimulatedGuest {
         steer_ppb_ = ppb;
     }
     bool with_vmclock = false;
+    bool with_notice = false;
 
     // -- what is seen --
     Pass pass(std::uint32_t cpu) {
         Pass out;
         out.cpu = cpu;
         if (with_vmclock) out.vmclock = page_;
+        if (with_notice) out.notices = notices_;
         look_at_others(out);
         out.woke = counter(cpu);
         out.begin = out.woke;
@@ -176,6 +179,7 @@ class SimulatedGuest {
     std::int64_t steer_from_ = 0, steer_ppb_ = 0, steered_before_ = 0;
     std::uint64_t marker_ = 7;
     continuo_vmclock_words page_{};
+    std::uint64_t notices_ = 0;
     std::vector<Done> done_;
 };
 

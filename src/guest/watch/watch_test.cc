@@ -225,6 +225,83 @@ TEST(Watch, ARepairSoonAfterAStopIsAnEventOfItsOwn) {
     }
 }
 
+// Under `advance` a guest whose clocks hang on the counter alone sees nothing of a stop that is
+// shorter than what counts as one: the notice page tells of it, and all seams are 0.
+TEST(Watch, TheNoticePageTellsOfAMoveThatLeavesNoTrace) {
+    for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+        SCOPED_TRACE(seed);
+        const std::uint32_t cpus = 1 + static_cast<std::uint32_t>(seed % 4);
+        SimulatedGuest guest{seed, cpus};
+        guest.with_notice = seed % 2 == 0;
+        Watch watch{cpus, ns(3 * kSecond)};
+        guest.run(watch.analyst, 2 * kSecond);
+        guest.stop(guest.between(5 * kMs, 2 * kSecond), 0, 0);
+        guest.run(watch.analyst, 2 * kSecond);
+        watch.analyst.finish();
+        ASSERT_EQ(watch.found.events.size(), guest.with_notice ? 1U : 0U);
+        if (!guest.with_notice) continue;
+        const Event& event = watch.found.events[0];
+        EXPECT_TRUE(event.reasons.only(Reason::kNotice));
+        expect_holds(event.of(Track::kMonotonic), 0, "MONOTONIC", 3000);
+        expect_holds(event.of(Track::kMonotonicRaw), 0, "MONOTONIC_RAW", 3000);
+    }
+}
+
+// NTP steers MONOTONIC just before a move, and one CPU finds that out in the pass before it: the
+// move is one event all the same, and whatever else there is has another rate.
+TEST(Watch, ARateThatChangesJustBeforeAMoveIsNotTheMove) {
+    for (std::uint64_t seed = 0; seed < 3 * kSeeds; ++seed) {
+        SCOPED_TRACE(seed);
+        const std::uint32_t cpus = 1 + static_cast<std::uint32_t>(seed % 3);
+        SimulatedGuest guest{seed, cpus};
+        guest.with_notice = seed % 2 == 0;
+        guest.with_vmclock = !guest.with_notice;
+        Watch watch{cpus, ns(3 * kSecond)};
+        guest.run(watch.analyst, 2 * kSecond);
+        guest.steer(guest.between(20'000, 500'000));
+        guest.run(watch.analyst, 5 * kMs * guest.between(1, 8));
+        for (std::uint32_t cpu = 0; cpu < seed % 3; ++cpu)
+            watch.analyst.take(guest.pass(cpu));
+        guest.stop(guest.between(5 * kMs, kSecond), 0, 0);
+        guest.run(watch.analyst, 2 * kSecond);
+        watch.analyst.finish();
+        std::size_t moves = 0;
+        for (const Event& event : watch.found.events) {
+            const bool move =
+                event.reasons.has(Reason::kNotice) || event.reasons.has(Reason::kDisruption);
+            moves += move ? 1 : 0;
+            // Where too few readings came before the move, it says no more than that.
+            const bool left = event.reasons.only(Reason::kStep) && !event.of(Track::kMonotonic);
+            EXPECT_TRUE(move || left || event.reasons.only(Reason::kRate));
+            if (move) {
+                EXPECT_EQ(event.cpus, cpus);
+            }
+            const auto& seam = event.of(Track::kMonotonicRaw);
+            EXPECT_TRUE(!seam || seam->seam.contains(ns(0)));
+        }
+        EXPECT_EQ(moves, 1U);
+    }
+}
+
+// Two moves within what an event's lines are made of are two.
+TEST(Watch, ASecondMoveSoonAfterTheFirstIsAnEventOfItsOwn) {
+    for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+        SCOPED_TRACE(seed);
+        const std::uint32_t cpus = 1 + static_cast<std::uint32_t>(seed % 3);
+        SimulatedGuest guest{seed, cpus};
+        guest.with_notice = seed % 2 == 0;
+        guest.with_vmclock = !guest.with_notice;
+        Watch watch{cpus, ns(3 * kSecond)};
+        guest.run(watch.analyst, 2 * kSecond);
+        guest.stop(guest.between(5 * kMs, kSecond), 0, 0);
+        guest.run(watch.analyst, 100 * kMs * guest.between(1, 8));
+        guest.stop(guest.between(5 * kMs, kSecond), 0, 0);
+        guest.run(watch.analyst, 2 * kSecond);
+        watch.analyst.finish();
+        EXPECT_EQ(watch.found.events.size(), 2U);
+    }
+}
+
 // The second CPU comes back when the agent has stepped REALTIME already, and sees one event where
 // there are two: what the first one saw of each counts.
 TEST(Watch, ACpuThatComesBackLateDoesNotBlurTheOthers) {

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "continuo/guest/pvclock_reader.h"
+#include "continuo/guest/time_travel_page.h"
 #include "continuo/guest/vmclock_reader.h"
 #include "continuo/guest/watch/clock_source.h"
 
@@ -24,6 +26,11 @@ class LinuxClocks final : public ClockSource {
 
     /// The vmclock page: a device or file, from `offset` on. 0, or an errno.
     int open_vmclock(const std::string& path, std::uint64_t offset);
+    /// The notice page of the time-travel device (docs/formats/time-travel.md), as open_vmclock().
+    /// EBADMSG where there is another page.
+    int open_notice(const std::string& path, std::uint64_t offset);
+    /// Its physical address by ACPI, for /dev/mem; nullopt where this machine has no such device.
+    static std::optional<std::uint64_t> notice_address();
     /// A PTP clock whose time is the host's, in the kernel's numbering. 0, or an errno.
     int open_phc(const std::string& path);
     /// The path of the PTP clock that KVM offers through its hypercall ("KVM virtual PTP"); empty
@@ -38,6 +45,7 @@ class LinuxClocks final : public ClockSource {
 
     bool has_vmclock() const { return vmclock_ != nullptr; }
     bool has_kvmclock() const { return kvmclock_ != nullptr; }
+    bool has_notice() const { return notice_ != nullptr; }
     bool has_phc() const { return phc_ >= 0; }
 
     void read(std::uint64_t number, Pass& pass) override;
@@ -48,6 +56,7 @@ class LinuxClocks final : public ClockSource {
 
     const continuo_vmclock_page* vmclock_ = nullptr;
     const continuo_pvclock_page* kvmclock_ = nullptr;
+    const continuo_time_travel_page* notice_ = nullptr;
     int phc_ = -1;
 };
 

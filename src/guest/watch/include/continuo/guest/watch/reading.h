@@ -74,6 +74,8 @@ struct Pass {
     std::optional<time::PvclockLine> kvmclock;
     /// The vmclock page, whole; valid where continuo_vmclock_judge() says so.
     std::optional<continuo_vmclock_words> vmclock;
+    /// How many time travels the notice page has told of, answered or not.
+    std::optional<std::uint64_t> notices;
     std::optional<NtpState> ntp;
     /// The highest values that any other CPU published; none on a guest of one CPU.
     std::optional<Seen> counter_seen;

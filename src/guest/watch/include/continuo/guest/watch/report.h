@@ -40,11 +40,12 @@ enum class Reason : std::uint8_t {
     kRate,         ///< a clock left its line by going at another rate
     kBackward,     ///< a clock that must not, or the counter, went backwards within a CPU
     kDisruption,   ///< vmclock's disruption marker or generation changed
+    kNotice,       ///< a time travel was told in the notice page
     kRepublished,  ///< kvmclock's page was written anew
     kReference,    ///< the host's clock left its line as the guest sees it
     kSkew,         ///< a CPU's counter moved against the first CPU's
 };
-inline constexpr std::size_t kReasons = 8;
+inline constexpr std::size_t kReasons = 9;
 std::string_view name(Reason reason);
 
 class ReasonSet {

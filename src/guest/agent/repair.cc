@@ -11,6 +11,10 @@ namespace {
 constexpr std::int64_t kNanosPerSecond = 1'000'000'000;
 constexpr int kLooks = 3;
 
+bool is_believed(std::int64_t delta_ns) {
+    return delta_ns <= kStepLimitNs && delta_ns >= -kStepLimitNs;
+}
+
 std::int64_t distance(std::int64_t a, std::int64_t b) {
     return a < b ? b - a : a - b;
 }
@@ -91,6 +95,7 @@ bool Repair::notices(continuo_time_travel_page& page) {
     bool whole = true;
     while (whole && continuo_travel_pending(&page, &travel)) {
         ++counters_.notices;
+        mend(page, travel);
         remember_ntp_state();
         const Outcome outcome = step_for(page, travel);
         whole = outcome != Outcome::kFailed;
@@ -102,6 +107,8 @@ bool Repair::notices(continuo_time_travel_page& page) {
         asked = true;
         const bool answered = continuo_travel_answer(&page, &travel) != 0;
         ++(answered ? counters_.answers : counters_.overtaken);
+        accounted_known_ = true;
+        accounted_ns_ = travel.total_ns;
         log_answer(travel, outcome, answered);
     }
     if (asked) finish_daemon();
@@ -109,8 +116,20 @@ bool Repair::notices(continuo_time_travel_page& page) {
     return whole;
 }
 
+// Somebody in the guest has written over the page: what the host says in it is whole again with each
+// notice, and what the guest had accounted for is remembered here.
+void Repair::mend(continuo_time_travel_page& page, continuo_travel& travel) {
+    const auto remembered = static_cast<std::int64_t>(travel.total_ns - accounted_ns_);
+    if (is_believed(travel.delta_ns) || !accounted_known_ || !is_believed(remembered)) return;
+    CONTINUO_STORE_RELEASE(page.accounted_ns, accounted_ns_);
+    travel.delta_ns = remembered;
+    Line line;
+    line << "notice " << travel.sequence << ": accounted_ns in the page was damaged, and is mended";
+    log(system_, line);
+}
+
 Repair::Outcome Repair::step_for(continuo_time_travel_page& page, const continuo_travel& travel) {
-    if (travel.delta_ns > kStepLimitNs || travel.delta_ns < -kStepLimitNs) {
+    if (!is_believed(travel.delta_ns)) {
         ++counters_.failures;
         Line line;
         line << "notice " << travel.sequence << " asks for a step of ";

@@ -68,6 +68,7 @@ class Repair {
 
     Offset offset();
     bool untouched(Offset now) const;
+    void mend(continuo_time_travel_page& page, continuo_travel& travel);
     Outcome step_for(continuo_time_travel_page& page, const continuo_travel& travel);
     bool step(std::int64_t delta_ns);
     void remember_ntp_state();
@@ -84,6 +85,8 @@ class Repair {
     std::int64_t begun_ns_ = 0;
     timex before_{};  ///< NTP state before the step
     bool before_known_ = false;
+    bool accounted_known_ = false;
+    std::uint64_t accounted_ns_ = 0;          ///< as the page had it when this process last answered
     std::uint64_t repaired_maxerror_ns_ = 0;  ///< of the page, at the last repair
 };
 

@@ -314,6 +314,19 @@ TEST_F(RepairTest, AStepThatNobodyCanMeanIsNotBelieved) {
     EXPECT_FALSE(repair()) << "the smallest of all";
 }
 
+TEST_F(RepairTest, ADamagedPageIsMendedByWhatTheAgentRemembers) {
+    Repair repair{vm.system, policy, counters};
+    vm.migrate(kFirst);
+    ASSERT_TRUE(repair.notices(vm.page));
+    std::memset(&vm.page, 0xa5, sizeof(vm.page));
+    vm.migrate(kSecond);
+    EXPECT_TRUE(repair.notices(vm.page));
+    EXPECT_EQ(vm.lag(), 0);
+    EXPECT_EQ(vm.page.accounted_ns, vm.page.time_travelled_ns);
+    EXPECT_EQ(vm.look(0), abi::TimeTravelHost::Seen::kAnswered);
+    EXPECT_THAT(vm.system.journal(), HasSubstr("notice 3: accounted_ns in the page was damaged"));
+}
+
 TEST_F(RepairTest, SeesWhatOthersDoToRealtime) {
     Repair repair{vm.system, policy, counters};
     EXPECT_EQ(repair.settle(), 0) << "the first look";

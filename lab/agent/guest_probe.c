@@ -9,7 +9,8 @@
  * cancelled, U and M what adjtimex said right after. Commands on stdin:
  *
  *     gate      probe: gate STATE sequence N         0 open, 1 held, 2 released
- *     vmclock   probe: vmclock STATUS ... width_ns W tai_less_realtime_ns T
+ *     vmclock   probe: vmclock STATUS ... width_ns W tai_less_realtime_ns T tai_less_host_ns H host_width_ns V
+ *               H against the host's own REALTIME by KVM's PTP clock, whose reading took V; -1 without one
  *     damage    overwrites the whole notice page
  *
  * `guest_probe set-host-clock` and `guest_probe step-host-clock SECONDS` are for the emulated host: the first tells its
@@ -99,6 +100,25 @@ static void report(uint64_t sequence, const struct before *before, int64_t right
     fflush(stdout);
 }
 
+/* KVM's PTP clock is the host's REALTIME by a hypercall; its descriptor, or -1. */
+static int open_host_clock(void) {
+    for (int i = 0; i < 8; ++i) {
+        char path[64], text[64] = "";
+        snprintf(path, sizeof path, "/sys/class/ptp/ptp%d/clock_name", i);
+        const int fd = open(path, O_RDONLY);
+        const ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+        if (fd >= 0) close(fd);
+        if (size <= 0 || strncmp(text, "KVM virtual PTP", 15) != 0) continue;
+        snprintf(path, sizeof path, "/dev/ptp%d", i);
+        return open(path, O_RDONLY);
+    }
+    return -1;
+}
+
+static int64_t read_host_clock(int fd) {
+    return read_clock((clockid_t)((~(unsigned)fd << 3) | 3));
+}
+
 static void tell_vmclock(const struct continuo_vmclock_page *page) {
     struct continuo_vmclock_reading reading;
     memset(&reading, 0, sizeof reading);
@@ -106,13 +126,18 @@ static void tell_vmclock(const struct continuo_vmclock_page *page) {
         printf("probe: vmclock none\n");
         return;
     }
+    const int host = open_host_clock();
+    const int64_t host_before = host < 0 ? 0 : read_host_clock(host);
     const int64_t before = read_clock(CLOCK_REALTIME);
     const int status = continuo_vmclock_read(page, 1000, &reading);
     const int64_t after = read_clock(CLOCK_REALTIME);
+    const int64_t host_after = host < 0 ? -1 : read_host_clock(host);
+    if (host >= 0) close(host);
     printf("probe: vmclock %d marker %" PRIu64 " generation %" PRIu64 " clock_status %d width_ns %" PRIu64
-           " tai_less_realtime_ns %" PRId64 "\n",
+           " tai_less_realtime_ns %" PRId64 " tai_less_host_ns %" PRId64 " host_width_ns %" PRId64 "\n",
            status, page->disruption_marker, page->vm_generation_counter, page->clock_status,
-           reading.latest_ns - reading.earliest_ns, (int64_t)reading.tai_ns - before - (after - before) / 2);
+           reading.latest_ns - reading.earliest_ns, (int64_t)reading.tai_ns - before - (after - before) / 2,
+           (int64_t)reading.tai_ns - host_before - (host_after - host_before) / 2, host_after - host_before);
 }
 
 static void obey(const char *command, struct continuo_time_travel_page *page,

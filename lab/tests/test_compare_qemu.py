@@ -4,10 +4,12 @@ import contextlib
 import copy
 import io
 import json
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from continuo_lab.beside_qemu import campaign, cli, evaluation, guest, inside, k
 from continuo_lab.beside_qemu.columns import ADVANCE, COLUMNS, FREEZE  # noqa: E402
 from continuo_lab.beside_qemu.evaluation import NotMeasured, Spread, figures_of, summary_of, values_of  # noqa: E402
 from continuo_lab.beside_qemu.lines import MONOTONIC, REALTIME, NotALine, Pvclock, Timekeeper, skew  # noqa: E402
+from continuo_lab.beside_qemu.qmp import Qmp  # noqa: E402
 from continuo_lab.beside_qemu.vms import MoveFailed  # noqa: E402
 from continuo_lab.errors import LabError  # noqa: E402
 
@@ -458,6 +461,44 @@ class Runs(unittest.TestCase):
             for service in column.services:
                 self.assertIn(service, guest._SERVICES)
                 self.assertIn(service, campaign._SERVICE_FILES)
+
+
+class Monitor(unittest.TestCase):
+    """A QEMU that answers each command by its name, after an event."""
+
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.path = f"{scratch.name}/qmp"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(listener.close)
+        listener.bind(self.path)
+        listener.listen()
+        threading.Thread(target=self._serve, args=(listener,), daemon=True).start()
+
+    @staticmethod
+    def _serve(listener):
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rw", encoding="utf-8") as lines:
+            print(json.dumps({"QMP": {}}), file=lines, flush=True)
+            for line in lines:
+                print(json.dumps({"event": "STOP"}), file=lines)
+                print(json.dumps({"return": json.loads(line)["execute"]}), file=lines, flush=True)
+
+    def test_each_thread_gets_its_own_answer(self):
+        qmp = Qmp(self.path, 10)
+        self.addCleanup(qmp.close)
+        wrong = []
+
+        def ask(command):
+            wrong.extend(answer for answer in (qmp.ask(command) for _ in range(2000)) if answer != command)
+
+        threads = [threading.Thread(target=ask, args=(command,)) for command in ("query-status", "human-monitor-command")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(wrong, [])
 
 
 if __name__ == "__main__":

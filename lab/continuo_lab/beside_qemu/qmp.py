@@ -1,7 +1,8 @@
-"""QEMU's monitor: one command out, its answer back."""
+"""QEMU's monitor: one command out, its answer back, whichever thread asks."""
 
 import json
 import socket
+import threading
 import time
 from typing import Any, Dict
 
@@ -16,6 +17,7 @@ class Qmp:
         self._socket.settimeout(patience_s)
         _connect(self._socket, path, patience_s)
         self._lines = self._socket.makefile("r", encoding="utf-8")
+        self._asking = threading.Lock()
         self._next()  # its greeting
         self.ask("qmp_capabilities")
 
@@ -23,13 +25,14 @@ class Qmp:
         request: Dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
-        self._socket.sendall(json.dumps(request).encode() + b"\n")
-        while True:
-            answer = self._next()
-            if "error" in answer:
-                raise QmpError(f"{command}: {answer['error'].get('desc')}")
-            if "return" in answer:
-                return answer["return"]  # what comes before it are events
+        with self._asking:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+            while True:
+                answer = self._next()
+                if "error" in answer:
+                    raise QmpError(f"{command}: {answer['error'].get('desc')}")
+                if "return" in answer:
+                    return answer["return"]  # what comes before it are events
 
     def monitor(self, line: str) -> str:
         return self.ask("human-monitor-command", **{"command-line": line})

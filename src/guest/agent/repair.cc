@@ -116,8 +116,8 @@ bool Repair::notices(continuo_time_travel_page& page) {
     return whole;
 }
 
-// Somebody in the guest has written over the page: what the host says in it is whole again with each
-// notice, and what the guest had accounted for is remembered here.
+// Somebody in the guest has written over the page: what the host says in it is whole again with
+// each notice, and what the guest had accounted for is remembered here.
 void Repair::mend(continuo_time_travel_page& page, continuo_travel& travel) {
     const auto remembered = static_cast<std::int64_t>(travel.total_ns - accounted_ns_);
     if (is_believed(travel.delta_ns) || !accounted_known_ || !is_believed(remembered)) return;

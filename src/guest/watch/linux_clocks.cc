@@ -138,7 +138,8 @@ bool runs(const continuo_pvclock_page& page) {
     if (!first || !last) return false;
     const std::int64_t by_clock = last->clock - first->clock;
     const std::int64_t least = last->before - first->after, most = last->after - first->before;
-    return by_clock > 0 && least <= by_clock + by_clock / 1000 && most >= by_clock - by_clock / 1000;
+    return by_clock > 0 && least <= by_clock + by_clock / 1000 &&
+           most >= by_clock - by_clock / 1000;
 }
 
 }  // namespace

@@ -18,9 +18,9 @@ std::string_view name(Track track) {
 }
 
 std::string_view name(Reason reason) {
-    constexpr std::array<std::string_view, kReasons> names{
-        "stop",   "step",        "rate",      "backward", "disruption",
-        "notice", "republished", "reference", "skew"};
+    constexpr std::array<std::string_view, kReasons> names{"stop",        "step",       "rate",
+                                                           "backward",    "disruption", "notice",
+                                                           "republished", "reference",  "skew"};
     return names[static_cast<std::size_t>(reason)];
 }
 

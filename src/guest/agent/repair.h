@@ -86,7 +86,7 @@ class Repair {
     timex before_{};  ///< NTP state before the step
     bool before_known_ = false;
     bool accounted_known_ = false;
-    std::uint64_t accounted_ns_ = 0;          ///< as the page had it when this process last answered
+    std::uint64_t accounted_ns_ = 0;          ///< of the page, at the last answer
     std::uint64_t repaired_maxerror_ns_ = 0;  ///< of the page, at the last repair
 };
 

@@ -189,7 +189,10 @@ int LinuxClocks::open_notice(const std::string& path, std::uint64_t offset) {
     const void* const at = map_page(path, offset, kPageSize, error);
     if (at == nullptr) return error;
     const auto* const page = static_cast<const continuo_time_travel_page*>(at);
-    if (continuo_travel_page_valid(page) == 0) return EBADMSG;
+    if (continuo_travel_page_valid(page) == 0) {
+        munmap(const_cast<void*>(at), kPageSize);
+        return EBADMSG;
+    }
     notice_ = page;
     return 0;
 }

@@ -70,5 +70,9 @@ COLUMNS: Dict[str, Column] = {
             "advance-tsc", "advance, tsc", "the guest's clocksource is the TSC", ADVANCE, "advance",
             append=_TSC, moves_max=5,
         ),
+        Column(
+            "freeze-tsc", "freeze, tsc", "the guest's clocksource is the TSC", FREEZE, "freeze",
+            append=_TSC, moves_max=5,
+        ),
     )
 }  # fmt: skip

@@ -4,8 +4,9 @@
  *
  *     probe: notice N stepped S repaired_within R cancelled C unsync U maxerror_us M
  *
- * N the sequence, S by how much REALTIME moved against BOOTTIME, R from the last reading before the notice to the
- * first at which REALTIME was right, in ns of the guest's MONOTONIC, C how often a TFD_TIMER_CANCEL_ON_SET timer was
+ * and where there is no such page, for each disruption that vmclock's marker tells of, once REALTIME has been stepped,
+ * the same with "disruption" and the marker. N the sequence, S by how much REALTIME moved against BOOTTIME, R from the last reading before the notice to the
+ * first at which REALTIME was right, in ns of the guest's MONOTONIC, C whether a TFD_TIMER_CANCEL_ON_SET timer was
  * cancelled, U and M what adjtimex said right after. Commands on stdin:
  *
  *     gate      probe: gate STATE sequence N         0 open, 1 held, 2 released
@@ -71,13 +72,20 @@ static struct continuo_time_travel_page *notice_page(void) {
     return map_page("/dev/mem", (off_t)strtoull(text, NULL, 0), PROT_READ | PROT_WRITE);
 }
 
-static int arm(int timer) {
+/* Whether it was cancelled. The kernel cancels timers a little after it has stepped the clock. */
+static int cancelled_within_ms(int timer, int ms) {
     uint64_t expirations;
+    for (;; --ms) {
+        if (read(timer, &expirations, sizeof expirations) < 0 && errno == ECANCELED) return 1;
+        if (ms == 0) return 0;
+        usleep(1000);
+    }
+}
+
+static void arm(int timer) {
     const struct itimerspec never = {.it_value = {.tv_sec = INT64_C(1) << 33}};
-    const int cancelled = read(timer, &expirations, sizeof expirations) < 0 && errno == ECANCELED;
     while (timerfd_settime(timer, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never, NULL) != 0 && errno == ECANCELED) {
     }
-    return cancelled;
 }
 
 static int64_t realtime_offset(void) {
@@ -87,15 +95,16 @@ static int64_t realtime_offset(void) {
 /* What was there before the notice that is open. */
 struct before {
     int64_t monotonic, offset;
-    int cancelled;
 };
 
-static void report(uint64_t sequence, const struct before *before, int64_t right_at, int64_t offset, int timer) {
+static void report(const char *what, uint64_t sequence, const struct before *before, int64_t right_at, int64_t offset, int timer) {
     struct timex clock = {0};
     adjtimex(&clock);
-    printf("probe: notice %" PRIu64 " stepped %" PRId64 " repaired_within %" PRId64
+    const int cancelled = cancelled_within_ms(timer, 100);
+    arm(timer);
+    printf("probe: %s %" PRIu64 " stepped %" PRId64 " repaired_within %" PRId64
            " cancelled %d unsync %d maxerror_us %ld\n",
-           sequence, offset - before->offset, right_at - before->monotonic, before->cancelled + arm(timer),
+           what, sequence, offset - before->offset, right_at - before->monotonic, cancelled,
            (clock.status & STA_UNSYNC) != 0, clock.maxerror);
     fflush(stdout);
 }
@@ -140,6 +149,20 @@ static void tell_vmclock(const struct continuo_vmclock_page *page) {
            (int64_t)reading.tai_ns - host_before - (host_after - host_before) / 2, host_after - host_before);
 }
 
+/* A step of REALTIME behind a disruption; what stands between them is somebody's repair. */
+static void follow_disruptions(const struct continuo_vmclock_page *vmclock, uint64_t *marker, struct before *before,
+                               int timer) {
+    const int64_t now = read_clock(CLOCK_MONOTONIC);
+    const int64_t offset = realtime_offset();
+    const uint64_t found = __atomic_load_n(&vmclock->disruption_marker, __ATOMIC_ACQUIRE);
+    if (found != *marker && llabs(offset - before->offset) <= 100000) return;
+    if (found != *marker) {
+        report("disruption", found, before, read_clock(CLOCK_MONOTONIC), realtime_offset(), timer);
+        *marker = found;
+    }
+    *before = (struct before){now, offset};
+}
+
 static void obey(const char *command, struct continuo_time_travel_page *page,
                  const struct continuo_vmclock_page *vmclock) {
     if (strncmp(command, "gate", 4) == 0 && page != NULL) {
@@ -164,15 +187,21 @@ int main(int count, char **arguments) {
     printf("probe: ready, notice page %d, vmclock %d\n", page != NULL, vmclock != NULL);
     fflush(stdout);
 
-    struct before before = {read_clock(CLOCK_MONOTONIC), realtime_offset(), 0};
+    struct before before = {read_clock(CLOCK_MONOTONIC), realtime_offset()};
     uint64_t open_sequence = 0;
     int64_t moved_at = 0, settled = before.offset;
+    uint64_t marker = vmclock == NULL ? 0 : vmclock->disruption_marker;
     for (;;) {
         struct pollfd input = {STDIN_FILENO, POLLIN, 0};
         char command[64] = "";
-        if (poll(&input, 1, page == NULL ? 100 : 0) > 0 && read(STDIN_FILENO, command, sizeof command - 1) > 0)
+        if (poll(&input, 1, 0) > 0 && read(STDIN_FILENO, command, sizeof command - 1) > 0)
             obey(command, page, vmclock);
-        if (page == NULL) continue;
+        if (page == NULL && vmclock != NULL) follow_disruptions(vmclock, &marker, &before, timer);
+        if (page == NULL) {
+            /* The repair is to have the CPU. */
+            usleep(500);
+            continue;
+        }
         const int64_t now = read_clock(CLOCK_MONOTONIC);
         const int64_t offset = realtime_offset();
         const uint64_t sequence = __atomic_load_n(&page->migration_sequence, __ATOMIC_ACQUIRE);
@@ -184,11 +213,11 @@ int main(int count, char **arguments) {
         if ((sequence & 1) != 0) {
             open_sequence = sequence;
         } else if (open_sequence != 0) {
-            report(open_sequence, &before, moved_at > before.monotonic ? moved_at : now, realtime_offset(), timer);
+            report("notice", open_sequence, &before, moved_at > before.monotonic ? moved_at : now, realtime_offset(), timer);
             open_sequence = 0;
-            before = (struct before){now, realtime_offset(), 0};
+            before = (struct before){now, realtime_offset()};
         } else {
-            before = (struct before){now, offset, 0};
+            before = (struct before){now, offset};
         }
     }
 }

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "lab"))
 
 from continuo_lab.cache import cache_root  # noqa: E402
 from continuo_lab.cpio import CpioWriter, members  # noqa: E402
+from continuo_lab.json_documents import documents  # noqa: E402,F401
 
 HEAD = b"""#!/bin/busybox sh
 /bin/busybox --install -s /bin

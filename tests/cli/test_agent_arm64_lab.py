@@ -10,6 +10,7 @@ import tempfile
 import unittest
 
 import linux_guest
+from linux_guest import documents
 
 ROOT = linux_guest.ROOT
 PROGRAM, AGENT = ROOT / "build-arm64/continuo", ROOT / "build-arm64/continuo-agent"
@@ -69,18 +70,6 @@ wait $vm
 cat printed* >&2
 cat restore2.json restore3.json restore4.json
 """
-
-
-def documents(text):
-    """JSON documents one after the other."""
-    decoder = json.JSONDecoder()
-    found = []
-    while text.strip():
-        text = text.lstrip()
-        document, end = decoder.raw_decode(text)
-        found.append(document)
-        text = text[end:]
-    return found
 
 
 @unittest.skipUnless(PROGRAM.exists() and AGENT.exists(), "build-arm64/ is not built: make arm64")

@@ -5,8 +5,9 @@ import pathlib
 import re
 import unittest
 
+from linux_guest import documents
 from test_snapshot_kvm import counter_at, kvmclock_at
-from test_vm_linux_lab import documents, in_lab
+from test_vm_linux_lab import in_lab
 
 # The guest's shell hands a line to the loop, which answers for it, or says how often its kernel has heard that it is
 # another life of a snapshot.

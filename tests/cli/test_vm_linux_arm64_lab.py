@@ -12,6 +12,7 @@ import tempfile
 import unittest
 
 import linux_guest
+from linux_guest import documents
 
 ROOT = linux_guest.ROOT
 PROGRAM = ROOT / "build-arm64/continuo"
@@ -123,18 +124,6 @@ def in_lab(host_script):
              "sh", str(folder / "inside.sh"), str(folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=1500)
         return done.returncode, json.loads(done.stdout)
-
-
-def documents(text):
-    """JSON documents one after the other."""
-    decoder = json.JSONDecoder()
-    found = []
-    while text.strip():
-        text = text.lstrip()
-        document, end = decoder.raw_decode(text)
-        found.append(document)
-        text = text[end:]
-    return found
 
 
 @unittest.skipUnless(PROGRAM.exists(), "build-arm64/continuo is not built: make arm64")

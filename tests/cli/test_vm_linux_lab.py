@@ -11,6 +11,7 @@ import tempfile
 import unittest
 
 import linux_guest
+from linux_guest import documents
 from continuo_program import PROGRAM, ROOT
 
 GUEST = """
@@ -139,18 +140,6 @@ def in_lab(guest, host, programs=()):
              "sh", str(folder / "inside.sh"), str(folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=900)
         return done.returncode, json.loads(done.stdout)
-
-
-def documents(text):
-    """JSON documents one after the other."""
-    decoder = json.JSONDecoder()
-    found = []
-    while text.strip():
-        text = text.lstrip()
-        document, end = decoder.raw_decode(text)
-        found.append(document)
-        text = text[end:]
-    return found
 
 
 class LinuxGuest(unittest.TestCase):

@@ -1,6 +1,5 @@
 """What runs on the emulated host: the guest boots in one process, and moves live into a second and a third."""
 
-import json
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence
 
 from ..errors import LabError
+from ..json_documents import documents
 from ..progress import Progress
 
 POLICIES = ("advance-and-notify", "freeze-and-notify")
@@ -96,14 +96,3 @@ def _relay(lines, printed: List[str], progress: Progress) -> None:
             progress.say(line[len("demo: "):].rstrip())
         else:
             progress.detail(line.rstrip())
-
-
-def documents(text: str) -> List[Dict]:
-    """JSON documents one after the other."""
-    decoder = json.JSONDecoder()
-    found = []
-    while text.strip():
-        document, end = decoder.raw_decode(text.lstrip())
-        found.append(document)
-        text = text.lstrip()[end:]
-    return found

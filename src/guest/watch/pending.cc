@@ -232,6 +232,7 @@ void classify(Event& event) {
 std::vector<Residual> residuals(const std::vector<Bracket>& readings, const LineFit& line,
                                 const Boundary& b, Clock clock) {
     std::vector<Residual> out;
+    out.reserve(readings.size());
     for (const Bracket& r : readings)
         out.push_back({(r.at - b.next.of(clock).at).raw(), (r.at - line.at(r.after).hi).raw(),
                        (r.at - line.at(r.before).lo).raw() + 1});

@@ -37,8 +37,11 @@ class Watch(unittest.TestCase):
     def test_a_notice_in_the_page_is_an_event(self):
         page = self.folder / "notice"
         page.write_bytes(b"\0" * 4096 + notice_page(0))
-        with start("watch", "--for", "4s", "--hole", "10s", "--json", "--notice", f"{page}@0x1000") as watching:
-            time.sleep(2)
+        with start("watch", "--for", "60s", "--hole", "10s", "--json", "--notice", f"{page}@0x1000") as watching:
+            maps = pathlib.Path(f"/proc/{watching.pid}/maps")
+            while watching.poll() is None and str(page) not in maps.read_text():
+                time.sleep(0.02)
+            time.sleep(1.5)
             with open(page, "r+b") as file:
                 file.seek(4096)
                 file.write(notice_page(1))
@@ -46,7 +49,14 @@ class Watch(unittest.TestCase):
                 time.sleep(0.5)
                 file.seek(4096)
                 file.write(notice_page(2))  # an answer is none
-            said, live = watching.communicate(timeout=60)
+            live = ""
+            for line in watching.stderr:  # to its end, where there is no such event
+                live += line
+                if "notice" in line:
+                    break
+            watching.terminate()
+            said, rest = watching.communicate(timeout=60)
+        live += rest
         self.assertEqual(watching.returncode, 0, live)
         report = json.loads(said)
         self.assertEqual(report["setup"]["notice"], f"{page}@0x1000")
